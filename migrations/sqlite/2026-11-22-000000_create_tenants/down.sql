@@ -1,0 +1,3 @@
+DROP TABLE api_key;
+DROP TABLE agent;
+DROP TABLE account;

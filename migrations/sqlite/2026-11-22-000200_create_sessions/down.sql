@@ -1,0 +1,3 @@
+DROP TABLE message;
+DROP TABLE turn;
+DROP TABLE session;
