@@ -1,0 +1,313 @@
+//! One message of a conversation, kept as it was sent or received.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::error::Invalid;
+use crate::json::{Fields, Raw};
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Instructions, by the name that most models know.
+    System,
+    /// Instructions, by OpenAI's newer name.
+    Developer,
+    /// The user.
+    User,
+    /// The model.
+    Assistant,
+    /// The result of a tool call.
+    Tool,
+    /// The result of a function call, by the deprecated name.
+    Function,
+}
+
+impl Role {
+    const NAMES: [(&'static str, Self); 6] = [
+        ("system", Self::System),
+        ("developer", Self::Developer),
+        ("user", Self::User),
+        ("assistant", Self::Assistant),
+        ("tool", Self::Tool),
+        ("function", Self::Function),
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(own, _)| *own == name).map(|(_, role)| *role)
+    }
+
+    /// Instructions hold for one turn and are not kept.
+    pub fn is_instruction(self) -> bool {
+        matches!(self, Self::System | Self::Developer)
+    }
+}
+
+/// What of an assistant's message does not go back to the provider.
+const NOT_SENT_BACK: [&str; 4] = ["annotations", "reasoning_content", "reasoning", "parsed"];
+
+/// A message, checked as far as we need to know it.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// The JSON object.
+    pub raw: Raw,
+    /// Bytes of text that the model will read: content, names, tool calls.
+    pub text_bytes: usize,
+    /// Images, audio and files.
+    pub media: usize,
+    /// Whether there is nothing in it (an answer that was cut before its first token).
+    pub empty: bool,
+}
+
+/// The same message, however a client writes it: equal for string and part form of the same content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 16]);
+
+#[derive(Deserialize)]
+struct Peek<'a> {
+    #[serde(borrow)]
+    role: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_calls: Option<&'a RawValue>,
+    #[serde(borrow)]
+    function_call: Option<&'a RawValue>,
+    #[serde(borrow)]
+    refusal: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    tool_call_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Part<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    text: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    refusal: Option<Cow<'a, str>>,
+}
+
+impl Message {
+    /// Reads a message of a request; `at` is its place in the list.
+    ///
+    /// # Errors
+    /// Names the field that is wrong and what was expected.
+    pub fn parse(raw: Raw, at: usize) -> Result<Self, Invalid> {
+        let path = |field: &str| format!("messages[{at}]{field}");
+        let (role, text_bytes, media, empty) = {
+            let peek: Peek<'_> = raw.peek().map_err(|cause| {
+                Invalid::value(path(""), format_args!("expected a message object ({cause})"))
+            })?;
+            let Some(name) = &peek.role else { return Err(Invalid::missing(path(".role"))) };
+            let role = Role::named(name).ok_or_else(|| {
+                let known = Role::NAMES.map(|(name, _)| name).join(", ");
+                Invalid::value(path(".role"), format_args!("expected one of {known}"))
+            })?;
+            let (content_bytes, media) = weigh(peek.content, &path)?;
+            let calls = given(peek.tool_calls).or(given(peek.function_call));
+            if role != Role::Assistant && given(peek.content).is_none() {
+                return Err(Invalid::missing(path(".content")));
+            }
+            if role == Role::Tool && peek.tool_call_id.is_none() {
+                return Err(Invalid::missing(path(".tool_call_id")));
+            }
+            let named = [&peek.refusal, &peek.tool_call_id, &peek.name];
+            let text_bytes = content_bytes
+                + calls.map_or(0, |calls| calls.get().len())
+                + named.iter().map(|text| text.as_ref().map_or(0, |text| text.len())).sum::<usize>();
+            (role, text_bytes, media, text_bytes + media == 0)
+        };
+        Ok(Self { role, raw, text_bytes, media, empty })
+    }
+
+    /// The form in which a stored message goes back to the provider: without what only answers hold.
+    pub fn for_prompt(mut self) -> Self {
+        if self.role == Role::Assistant
+            && let Ok(mut fields) = Fields::parse(self.raw.bytes())
+        {
+            let before = fields.iter().count();
+            for name in NOT_SENT_BACK {
+                fields.remove(name);
+            }
+            if fields.iter().count() < before {
+                self.raw = fields.to_raw();
+            }
+        }
+        self
+    }
+
+    /// What identifies the message when a client sends it again: role, content and tool calls.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut hasher = blake3::Hasher::new();
+        let mut add = |tag: u8, text: &[u8]| {
+            hasher.update(&[tag]);
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text);
+        };
+        add(b'r', &[self.role as u8]);
+        // A message that was parsed once can be parsed again.
+        if let Ok(peek) = self.raw.peek::<Peek<'_>>() {
+            let (text, others) = joined_content(peek.content);
+            add(b'c', text.as_bytes());
+            for other in others {
+                add(b'o', &other);
+            }
+            for calls in [given(peek.tool_calls), given(peek.function_call)].into_iter().flatten() {
+                add(b't', &normalised_calls(calls));
+            }
+            if self.role == Role::Tool {
+                add(b'i', peek.tool_call_id.unwrap_or_default().as_bytes());
+            }
+        }
+        let mut short = [0; 16];
+        short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Fingerprint(short)
+    }
+}
+
+fn given(value: Option<&RawValue>) -> Option<&RawValue> {
+    value.filter(|value| value.get() != "null")
+}
+
+/// Bytes of text and number of media parts in a message's content.
+fn weigh(content: Option<&RawValue>, path: &dyn Fn(&str) -> String) -> Result<(usize, usize), Invalid> {
+    let Some(content) = given(content) else { return Ok((0, 0)) };
+    let text = content.get();
+    if text.starts_with('"') {
+        let text: Cow<'_, str> = string(text);
+        return Ok((text.len(), 0));
+    }
+    let parts: Vec<Part<'_>> = serde_json::from_str(text).map_err(|cause| {
+        Invalid::value(
+            path(".content"),
+            format_args!("expected a string or a list of content parts ({cause})"),
+        )
+    })?;
+    let (mut bytes, mut media) = (0, 0);
+    for (at, part) in parts.iter().enumerate() {
+        let kind = || path(&format!(".content[{at}].type"));
+        match part.kind.as_deref() {
+            Some("text") => bytes += part.text.as_ref().map_or(0, |text| text.len()),
+            Some("refusal") => bytes += part.refusal.as_ref().map_or(0, |text| text.len()),
+            Some("image_url" | "input_audio" | "file") => media += 1,
+            Some(_) => {
+                let known = "text, image_url, input_audio, file, refusal";
+                return Err(Invalid::value(kind(), format_args!("expected one of {known}")));
+            }
+            None => return Err(Invalid::missing(kind())),
+        }
+    }
+    Ok((bytes, media))
+}
+
+/// The text of a JSON string; lone surrogates and the like, which serde refuses, count as they are written.
+fn string(json: &str) -> Cow<'_, str> {
+    match serde_json::from_str::<StringPeek<'_>>(json) {
+        Ok(StringPeek(text)) => text,
+        Err(_) => Cow::Borrowed(json),
+    }
+}
+
+#[derive(Deserialize)]
+struct StringPeek<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// All text of the content in one string, and every other part in a form without blanks.
+fn joined_content(content: Option<&RawValue>) -> (Cow<'_, str>, Vec<Vec<u8>>) {
+    let Some(content) = given(content) else { return (Cow::Borrowed(""), Vec::new()) };
+    if content.get().starts_with('"') {
+        return (string(content.get()), Vec::new());
+    }
+    let parts: Vec<serde_json::Value> = serde_json::from_str(content.get()).unwrap_or_default();
+    let (mut text, mut others) = (String::new(), Vec::new());
+    for mut part in parts {
+        part.sort_all_objects();
+        match (part["type"].as_str(), part["text"].as_str()) {
+            (Some("text"), Some(piece)) => text.push_str(piece),
+            _ => others.push(part.to_string().into_bytes()),
+        }
+    }
+    (Cow::Owned(text), others)
+}
+
+/// Tool calls by id, name and arguments, whatever else a client adds or leaves out.
+fn normalised_calls(calls: &RawValue) -> Vec<u8> {
+    let calls: serde_json::Value = serde_json::from_str(calls.get()).unwrap_or_default();
+    let one = |call: &serde_json::Value| {
+        let inner = if call["custom"].is_object() { &call["custom"] } else { &call["function"] };
+        let input = if inner["input"].is_string() { &inner["input"] } else { &inner["arguments"] };
+        format!("{}\u{0}{}\u{0}{}\u{0}", call["id"], inner["name"], input)
+    };
+    match calls.as_array() {
+        Some(list) => list.iter().map(one).collect::<String>().into_bytes(),
+        None => format!("{}\u{0}{}", calls["name"], calls["arguments"]).into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> Result<Message, Invalid> {
+        Message::parse(Raw::parse(text.to_owned()).expect("JSON"), 3)
+    }
+
+    fn print(text: &str) -> Fingerprint {
+        message(text).expect("a message").fingerprint()
+    }
+
+    #[test]
+    fn string_and_parts_are_the_same_message() {
+        let string = print(r#"{"role":"user","content":"hello"}"#);
+        assert_eq!(
+            string,
+            print(r#"{"content":[{"type":"text","text":"hello"}],"role":"user","name":null}"#)
+        );
+        assert_ne!(string, print(r#"{"role":"assistant","content":"hello"}"#));
+        assert_ne!(string, print(r#"{"role":"user","content":"hello!"}"#));
+    }
+
+    #[test]
+    fn an_answer_is_recognised_without_the_extras() {
+        let sent = r#"{"role":"assistant","content":null,"refusal":null,"annotations":[],
+            "tool_calls":[{"index":0,"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}]}"#;
+        let back = r#"{"role":"assistant","content":"",
+            "tool_calls":[{"id":"c1","function":{"arguments":"{}","name":"f"},"type":"function"}]}"#;
+        assert_eq!(print(sent), print(back));
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        let param = |text| message(text).expect_err("refused").param;
+        assert_eq!(param("{}").as_deref(), Some("messages[3].role"));
+        assert_eq!(param(r#"{"role":"robot","content":"x"}"#).as_deref(), Some("messages[3].role"));
+        assert_eq!(param(r#"{"role":"user"}"#).as_deref(), Some("messages[3].content"));
+        assert_eq!(param(r#"{"role":"user","content":7}"#).as_deref(), Some("messages[3].content"));
+        let hologram = r#"{"role":"user","content":[{"type":"text","text":"a"},{"type":"hologram"}]}"#;
+        assert_eq!(param(hologram).as_deref(), Some("messages[3].content[1].type"));
+    }
+
+    #[test]
+    fn what_only_answers_hold_does_not_go_back() {
+        let answer = message(r#"{"role":"assistant","content":"a","reasoning_content":"hm","x":1}"#);
+        let raw = answer.expect("a message").for_prompt().raw;
+        assert_eq!(&raw.bytes()[..], br#"{"role":"assistant","content":"a","x":1}"#);
+    }
+
+    #[test]
+    fn text_is_weighed_in_bytes() {
+        let two = message(r#"{"role":"user","content":"h\u00e9"}"#).expect("a message");
+        assert_eq!(two.text_bytes, 3);
+        let parts =
+            r#"{"role":"user","content":[{"type":"text","text":"abc"},{"type":"image_url","image_url":{}}]}"#;
+        let parts = message(parts).expect("a message");
+        assert_eq!((parts.text_bytes, parts.media), (3, 1));
+    }
+}

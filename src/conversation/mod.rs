@@ -1,0 +1,8 @@
+//! What a conversation is made of: plain data, without actix or diesel.
+
+pub mod agent;
+pub mod history;
+pub mod message;
+pub mod reply;
+pub mod turn;
+pub mod usage;

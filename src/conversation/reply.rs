@@ -1,0 +1,405 @@
+//! An answer as it arrives: assembled from a provider's chunks, or taken whole.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::conversation::usage::Usage;
+use crate::json::{Key, Raw};
+
+/// Bytes that a token is taken to be where nobody counted.
+pub const BYTES_PER_TOKEN: u64 = 4;
+
+/// What of an answer has been received.
+#[derive(Debug, Default)]
+pub struct Reply {
+    choices: Vec<Choice>,
+    usage: Option<(Usage, Raw)>,
+    pieces: u64,
+    content_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Choice {
+    index: u64,
+    content: Option<String>,
+    rest: Map<String, Value>,
+    whole: Option<Raw>,
+    finish: Option<String>,
+}
+
+/// What a chunk turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// Part of the answer.
+    Delta,
+    /// It tells why a choice ended; everything but the end has been seen of it.
+    Finish,
+    /// It holds nothing but usage.
+    Usage,
+    /// The provider reports an error in the place of a chunk.
+    Error(Raw),
+}
+
+#[derive(Deserialize)]
+struct ChunkPeek<'a> {
+    #[serde(borrow, default)]
+    choices: Option<Vec<ChoicePeek<'a>>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ChoicePeek<'a> {
+    #[serde(default)]
+    index: u64,
+    #[serde(borrow, default)]
+    delta: Option<DeltaPeek<'a>>,
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    finish_reason: Option<Cow<'a, str>>,
+}
+
+/// The text of a delta, and whatever else it holds.
+#[derive(Default)]
+struct DeltaPeek<'a> {
+    content: Option<Cow<'a, str>>,
+    others: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for DeltaPeek<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = DeltaPeek<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a delta object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut delta = DeltaPeek::default();
+                while let Some(Key(name)) = map.next_key()? {
+                    match &*name {
+                        "content" => delta.content = map.next_value::<Option<Key<'de>>>()?.map(|text| text.0),
+                        "role" => drop(map.next_value::<serde::de::IgnoredAny>()?),
+                        _ => {
+                            let value: &RawValue = map.next_value()?;
+                            if !matches!(value.get(), "null" | "\"\"" | "[]" | "{}") {
+                                delta.others.push((name, value));
+                            }
+                        }
+                    }
+                }
+                Ok(delta)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+impl Reply {
+    /// Takes in one chunk of a stream.
+    ///
+    /// # Errors
+    /// When it is not a chunk as OpenAI describes it.
+    pub fn absorb(&mut self, chunk: &Bytes) -> serde_json::Result<Chunk> {
+        let peek: ChunkPeek<'_> = serde_json::from_slice(chunk)?;
+        if let Some(error) = given(peek.error) {
+            return Ok(Chunk::Error(Raw::trusted(chunk.slice_ref(error.get().as_bytes()))));
+        }
+        if let Some(usage) = given(peek.usage) {
+            self.told(usage, chunk);
+        }
+        let choices = peek.choices.unwrap_or_default();
+        let mut kind = if choices.is_empty() { Chunk::Usage } else { Chunk::Delta };
+        for choice in choices {
+            if choice.finish_reason.is_some() {
+                kind = Chunk::Finish;
+            }
+            self.absorb_choice(choice)?;
+        }
+        Ok(kind)
+    }
+
+    fn told(&mut self, usage: &RawValue, within: &Bytes) {
+        if let Some(read) = read_usage(usage.get()) {
+            self.usage = Some((read, Raw::trusted(within.slice_ref(usage.get().as_bytes()))));
+        }
+    }
+
+    fn absorb_choice(&mut self, peek: ChoicePeek<'_>) -> serde_json::Result<()> {
+        let delta = peek.delta.unwrap_or_default();
+        let text = delta.content.filter(|text| !text.is_empty());
+        self.pieces += u64::from(text.is_some() || !delta.others.is_empty());
+        let choice = match self.choices.iter().position(|choice| choice.index == peek.index) {
+            Some(at) => &mut self.choices[at],
+            None => self.choices.push_mut(Choice { index: peek.index, ..Choice::default() }),
+        };
+        if let Some(text) = text {
+            self.content_bytes += text.len() as u64;
+            choice.content.get_or_insert_default().push_str(&text);
+        }
+        for (name, value) in delta.others {
+            let value = serde_json::from_str(value.get())?;
+            merge(choice.rest.entry(name).or_insert(Value::Null), value);
+        }
+        if let Some(reason) = peek.finish_reason {
+            choice.finish = Some(reason.into_owned());
+        }
+        Ok(())
+    }
+
+    /// Takes a whole answer.
+    ///
+    /// # Errors
+    /// When it is not an answer as OpenAI describes it.
+    pub fn whole(answer: &Bytes) -> serde_json::Result<Self> {
+        let peek: ChunkPeek<'_> = serde_json::from_slice(answer)?;
+        let mut reply = Self::default();
+        if let Some(usage) = given(peek.usage) {
+            reply.told(usage, answer);
+        }
+        for choice in peek.choices.unwrap_or_default() {
+            let Some(message) = given(choice.message) else { continue };
+            let whole = Raw::trusted(answer.slice_ref(message.get().as_bytes()));
+            let parsed: Map<String, Value> = whole.read()?;
+            let content = parsed.get("content").and_then(Value::as_str).map(str::to_owned);
+            reply.content_bytes += content.as_ref().map_or(0, |text| text.len() as u64);
+            reply.pieces += 1;
+            reply.choices.push(Choice {
+                index: choice.index,
+                content,
+                rest: parsed.into_iter().filter(|(name, _)| name != "content" && name != "role").collect(),
+                whole: Some(whole),
+                finish: choice.finish_reason.map(Cow::into_owned),
+            });
+        }
+        if reply.choices.is_empty() {
+            return Err(serde::de::Error::custom("an answer without choices"));
+        }
+        Ok(reply)
+    }
+
+    /// Whether anything was received that is to be paid for: text, tool calls, reasoning, or usage.
+    pub fn received(&self) -> bool {
+        self.pieces > 0 || self.usage.is_some()
+    }
+
+    /// Whether every choice told why it ended.
+    pub fn finished(&self) -> bool {
+        !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finish.is_some())
+    }
+
+    /// Why the first choice ended.
+    pub fn finish_reason(&self) -> Option<&str> {
+        self.first()?.finish.as_deref()
+    }
+
+    /// The text of the first choice.
+    pub fn content(&self) -> Option<&str> {
+        self.first()?.content.as_deref()
+    }
+
+    /// What the provider counted.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage.as_ref().map(|(usage, _)| *usage)
+    }
+
+    /// What the provider counted, in its own words.
+    pub fn usage_raw(&self) -> Option<&Raw> {
+        self.usage.as_ref().map(|(_, raw)| raw)
+    }
+
+    /// Output tokens by our own estimate, from the joined text of all choices.
+    pub fn estimated_output(&self) -> u64 {
+        let others: u64 = self.choices.iter().map(|choice| text_bytes(&choice.rest)).sum();
+        (self.content_bytes + others).div_ceil(BYTES_PER_TOKEN)
+    }
+
+    /// A number of output tokens that is not more than were received: each piece is one, or each four bytes.
+    pub fn output_floor(&self) -> u64 {
+        match self.content_bytes {
+            0 => self.pieces,
+            bytes => self.pieces.min(bytes.div_ceil(BYTES_PER_TOKEN)),
+        }
+    }
+
+    /// The assistant's message of the first choice, as it is stored.
+    pub fn message(&self) -> Raw {
+        let Some(choice) = self.first() else {
+            return Raw::trusted(&br#"{"role":"assistant","content":""}"#[..]);
+        };
+        if let Some(whole) = &choice.whole {
+            return whole.clone();
+        }
+        let mut message = Map::new();
+        message.insert("role".to_owned(), "assistant".into());
+        let content = match &choice.content {
+            Some(text) => Value::from(text.as_str()),
+            None if choice.rest.is_empty() => Value::from(""),
+            None => Value::Null,
+        };
+        message.insert("content".to_owned(), content);
+        message.extend(choice.rest.clone());
+        if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
+            for call in calls.iter_mut().filter_map(Value::as_object_mut) {
+                call.remove("index");
+            }
+        }
+        Raw::of(&message)
+    }
+
+    fn first(&self) -> Option<&Choice> {
+        self.choices.iter().min_by_key(|choice| choice.index)
+    }
+}
+
+fn given(value: Option<&RawValue>) -> Option<&RawValue> {
+    value.filter(|value| value.get() != "null")
+}
+
+/// Puts a further piece onto what is there: text is joined, lists by `index`, objects field by field.
+fn merge(whole: &mut Value, piece: Value) {
+    match (whole, piece) {
+        (_, Value::Null) => {}
+        (Value::String(text), Value::String(more)) => text.push_str(&more),
+        (Value::Object(fields), Value::Object(more)) => {
+            for (name, value) in more {
+                match fields.get_mut(&name) {
+                    // These name a thing; some providers repeat them on every piece.
+                    Some(old) if matches!(name.as_str(), "id" | "type" | "index") => *old = value,
+                    Some(old) => merge(old, value),
+                    None => drop(fields.insert(name, value)),
+                }
+            }
+        }
+        (Value::Array(items), Value::Array(more)) => {
+            for item in more {
+                let index = item.get("index").filter(|index| index.is_u64());
+                match items.iter_mut().find(|own| index.is_some() && own.get("index") == index) {
+                    Some(own) => merge(own, item),
+                    None => items.push(item),
+                }
+            }
+        }
+        (whole, piece) => *whole = piece,
+    }
+}
+
+/// Bytes of all text in a message's further fields, without what only names things.
+fn text_bytes(fields: &Map<String, Value>) -> u64 {
+    fn weigh(value: &Value) -> u64 {
+        match value {
+            Value::String(text) => text.len() as u64,
+            Value::Array(items) => items.iter().map(weigh).sum(),
+            Value::Object(fields) => text_bytes(fields),
+            _ => 0,
+        }
+    }
+    let weighed = fields.iter().filter(|(name, _)| !matches!(name.as_str(), "id" | "type" | "role"));
+    weighed.map(|(_, value)| weigh(value)).sum()
+}
+
+/// Usage as OpenAI and its likes tell it. `None` if a number is missing, negative or no integer.
+fn read_usage(text: &str) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Told {
+        prompt_tokens: u64,
+        #[serde(default)]
+        completion_tokens: u64,
+        prompt_tokens_details: Option<Details>,
+        prompt_cache_hit_tokens: Option<u64>,
+    }
+    #[derive(Deserialize)]
+    struct Details {
+        cached_tokens: Option<u64>,
+    }
+    let told: Told = serde_json::from_str(text).ok()?;
+    let cached = told.prompt_tokens_details.and_then(|details| details.cached_tokens);
+    let cached = cached.or(told.prompt_cache_hit_tokens).unwrap_or(0).min(told.prompt_tokens);
+    Some(Usage { prompt: told.prompt_tokens, cached, output: told.completion_tokens })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn absorb(reply: &mut Reply, chunk: &str) -> Chunk {
+        reply.absorb(&Bytes::from(chunk.to_owned())).expect("a chunk")
+    }
+
+    #[test]
+    fn text_is_joined_and_a_role_alone_is_nothing() {
+        let mut reply = Reply::default();
+        let role = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null}}]}"#;
+        assert_eq!(absorb(&mut reply, role), Chunk::Delta);
+        assert!(!reply.received());
+        absorb(&mut reply, r#"{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}"#);
+        absorb(&mut reply, r#"{"choices":[{"index":0,"delta":{"content":"lo"}}]}"#);
+        assert_eq!(absorb(&mut reply, r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#), Chunk::Finish);
+        let usage = r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,
+            "prompt_tokens_details":{"cached_tokens":3}}}"#;
+        assert_eq!(absorb(&mut reply, usage), Chunk::Usage);
+        assert_eq!(reply.usage(), Some(Usage { prompt: 5, cached: 3, output: 2 }));
+        assert_eq!(&reply.message().bytes()[..], br#"{"role":"assistant","content":"Hello"}"#);
+        assert!(reply.finished() && reply.received());
+    }
+
+    #[test]
+    fn parallel_tool_calls_are_put_together() {
+        let mut reply = Reply::default();
+        for delta in [
+            r#"{"tool_calls":[{"index":0,"id":"c1","type":"function","function":{"name":"f","arguments":""}}]}"#,
+            r#"{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":"}}]}"#,
+            r#"{"tool_calls":[{"index":1,"id":"c2","type":"function","function":{"name":"g","arguments":"{}"}}]}"#,
+            r#"{"tool_calls":[{"index":0,"id":"c1","type":"function","function":{"arguments":"1}"}}]}"#,
+        ] {
+            absorb(&mut reply, &format!(r#"{{"choices":[{{"index":0,"delta":{delta}}}]}}"#));
+        }
+        let message: Value = reply.message().read().expect("JSON");
+        assert_eq!(message["content"], Value::Null);
+        assert_eq!(message["tool_calls"][0]["function"]["arguments"], r#"{"a":1}"#);
+        assert_eq!(message["tool_calls"][0]["id"], "c1");
+        assert_eq!(message["tool_calls"][0]["type"], "function");
+        assert_eq!(message["tool_calls"][1]["function"]["name"], "g");
+        assert!(message["tool_calls"][0].get("index").is_none());
+    }
+
+    #[test]
+    fn nonsense_usage_counts_as_missing() {
+        for usage in ["-1", "1.5", "\"3\"", "null"] {
+            let chunk =
+                format!(r#"{{"choices":[],"usage":{{"prompt_tokens":{usage},"completion_tokens":1}}}}"#);
+            let mut reply = Reply::default();
+            absorb(&mut reply, &chunk);
+            assert_eq!(reply.usage(), None, "{usage}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_the_place_of_a_chunk_is_seen() {
+        let mut reply = Reply::default();
+        let chunk = absorb(&mut reply, r#"{"error":{"message":"overloaded"}}"#);
+        assert_eq!(chunk, Chunk::Error(Raw::trusted(&br#"{"message":"overloaded"}"#[..])));
+    }
+
+    #[test]
+    fn a_whole_answer_is_kept_as_it_came() {
+        let answer = br#"{"choices":[{"index":0,"message":{"role":"assistant", "content":"hi","x":1},"finish_reason":"stop"}],
+            "usage":{"prompt_tokens":0,"completion_tokens":0}}"#;
+        let reply = Reply::whole(&Bytes::from_static(answer)).expect("an answer");
+        assert_eq!(&reply.message().bytes()[..], br#"{"role":"assistant", "content":"hi","x":1}"#);
+        assert_eq!(reply.usage(), Some(Usage::default()));
+        assert!(Reply::whole(&Bytes::from_static(b"{\"choices\":[]}")).is_err());
+        assert!(Reply::whole(&Bytes::from_static(b"{}")).is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! One turn: what a client asks of an agent in a session.
+
+use std::sync::Arc;
+
+use crate::auth::caller::Caller;
+use crate::conversation::agent::Agent;
+use crate::conversation::message::{Message, Role};
+use crate::id::{CompletionId, RequestId, SessionName};
+use crate::json::{Fields, Raw};
+
+/// A request that was read and checked, on its way to its session.
+#[derive(Debug)]
+pub struct Turn {
+    /// Who asks.
+    pub caller: Arc<Caller>,
+    /// Whom.
+    pub agent: Arc<Agent>,
+    /// Where.
+    pub session: SessionName,
+    /// Who chose the session's name.
+    pub named_by: NamedBy,
+    /// The answer's id.
+    pub completion: CompletionId,
+    /// The HTTP request's id.
+    pub request: RequestId,
+    /// The new messages, instructions of the client included.
+    pub messages: Vec<Message>,
+    /// Everything else for the provider.
+    pub fields: Fields,
+    /// Whether the answer is streamed.
+    pub stream: bool,
+    /// How many answers.
+    pub n: u64,
+    /// The client's or the agent's bound of one answer, in tokens.
+    pub max_output: Option<u64>,
+    /// What to do when another turn runs.
+    pub conflict: Conflict,
+}
+
+impl Turn {
+    /// The agent's instructions as a message, if it has any.
+    pub fn instructions(&self) -> Option<Raw> {
+        let text = self.agent.definition.instructions.as_deref().filter(|text| !text.is_empty())?;
+        Some(Raw::of(&serde_json::json!({"role": "system", "content": text})))
+    }
+
+    /// The client's messages without its instructions.
+    pub fn spoken(&self) -> Vec<&Message> {
+        self.messages.iter().filter(|message| !message.role.is_instruction()).collect()
+    }
+}
+
+/// Who chose a session's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// We did, just now: nothing of it is stored yet.
+    Nobody,
+    /// It came with the request.
+    Client,
+}
+
+/// What a request wants when another turn of its session runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conflict {
+    /// Wait for its place.
+    #[default]
+    Queue,
+    /// Be refused.
+    Reject,
+    /// End the running turn.
+    Interrupt,
+}
+
+/// Whether an answer came whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// As the provider meant it.
+    Complete,
+    /// Cut short.
+    Incomplete,
+}
+
+impl Completeness {
+    /// The word in the database and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// Tells where the new messages begin: instructions that stand before, then what follows `matched` spoken ones.
+pub fn split_new(messages: &[Message], matched: usize) -> (Vec<&Message>, Vec<&Message>) {
+    let spoken = |message: &Message| !matches!(message.role, Role::System | Role::Developer);
+    let mut seen = 0;
+    let (mut leading, mut new) = (Vec::new(), Vec::new());
+    for message in messages {
+        if spoken(message) {
+            seen += 1;
+            if seen > matched {
+                new.push(message);
+            }
+        } else if seen > matched {
+            new.push(message);
+        } else {
+            leading.push(message);
+        }
+    }
+    (leading, new)
+}

@@ -1,0 +1,197 @@
+//! Public identifiers: what they are called and how they are made.
+//!
+//! All are text, random and unguessable where that matters; their shapes stand in the API documentation.
+
+use std::fmt;
+use std::sync::Arc;
+
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// `len` random characters of base62 (5.95 bits each).
+pub fn base62(len: usize) -> String {
+    let mut text = String::with_capacity(len);
+    let mut pool = [0u8; 64];
+    while text.len() < len {
+        fill_random(&mut pool);
+        // Bytes of 248 and above would make the first characters likelier than the others.
+        let fair =
+            pool.iter().filter(|byte| **byte < 248).map(|byte| char::from(BASE62[usize::from(byte % 62)]));
+        text.extend(fair.take(len - text.len()));
+    }
+    text
+}
+
+/// `number` in base62, padded with zeros to `width`.
+pub fn base62_number(mut number: u32, width: usize) -> String {
+    let mut digits = vec![b'0'; width];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[(number % 62) as usize];
+        number /= 62;
+    }
+    digits.into_iter().map(char::from).collect()
+}
+
+/// Random bytes of the operating system.
+fn fill_random(buffer: &mut [u8]) {
+    // Without a source of randomness no key or id can be made safely; there is nothing to go on with.
+    getrandom::fill(buffer).expect("the operating system gives random bytes");
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A tenant: `acct_` and 16 characters.
+    AccountId;
+    /// An agent: `ag_`, 8 and 4 hexadecimal digits.
+    AgentId;
+    /// An API key's id (not its secret): `key_` and 16 characters.
+    KeyId;
+    /// The name of a session: `sess_` and 20 characters, or what the client chose.
+    SessionName;
+    /// One turn's answer: `chatcmpl-` and 24 characters.
+    CompletionId;
+    /// One HTTP request: `req_` and 24 characters.
+    RequestId;
+    /// A reservation of money: `hold_` and 20 characters.
+    HoldId;
+    /// A row of the price list: `price_` and 16 characters.
+    PriceId;
+}
+
+impl AccountId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        format!("acct_{}", base62(16)).into()
+    }
+}
+
+impl AgentId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        let mut bytes = [0u8; 6];
+        fill_random(&mut bytes);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("ag_{}_{}", &hex[..8], &hex[8..]).into()
+    }
+}
+
+impl KeyId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        format!("key_{}", base62(16)).into()
+    }
+}
+
+impl SessionName {
+    /// The longest name a client may choose, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// A new, random name.
+    pub fn random() -> Self {
+        format!("sess_{}", base62(20)).into()
+    }
+
+    /// A name of the client's: 1 to 128 of `A-Za-z0-9_.:-`.
+    pub fn chosen(text: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX_LEN).contains(&text.len());
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte));
+        (fits && plain).then(|| text.into())
+    }
+}
+
+impl CompletionId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        format!("chatcmpl-{}", base62(24)).into()
+    }
+}
+
+impl RequestId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        format!("req_{}", base62(24)).into()
+    }
+}
+
+impl HoldId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        format!("hold_{}", base62(20)).into()
+    }
+}
+
+impl PriceId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        format!("price_{}", base62(16)).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_the_documented_shape() {
+        let agent = AgentId::random();
+        let (front, back) = agent.as_str()[3..].split_once('_').expect("two parts");
+        assert_eq!((front.len(), back.len()), (8, 4));
+        assert!(agent.as_str().starts_with("ag_"));
+        assert_eq!(AccountId::random().as_str().len(), 21);
+        assert_eq!(SessionName::random().as_str().len(), 25);
+    }
+
+    #[test]
+    fn a_session_name_is_plain_and_short() {
+        assert!(SessionName::chosen("user:42.thread-1").is_some());
+        assert!(SessionName::chosen("").is_none());
+        assert!(SessionName::chosen("a/b").is_none());
+        assert!(SessionName::chosen(&"a".repeat(128)).is_some());
+        assert!(SessionName::chosen(&"a".repeat(129)).is_none());
+    }
+
+    #[test]
+    fn a_number_is_padded() {
+        assert_eq!(base62_number(0, 6), "000000");
+        assert_eq!(base62_number(61, 6), "00000z");
+        assert_eq!(base62_number(62, 6), "000010");
+        assert_eq!(base62_number(u32::MAX, 6).len(), 6);
+    }
+}

@@ -1,0 +1,232 @@
+//! JSON kept as the bytes it came in.
+//!
+//! What passes through is not parsed further than needed: an object is an ordered list of names and raw
+//! values, so unknown fields reach the other side untouched.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+/// The most fields that an object of a request may have at its top level.
+pub const MAX_FIELDS: usize = 512;
+
+/// JSON text that was checked, as the bytes it came in. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Raw(Bytes);
+
+impl Raw {
+    /// `value` as JSON.
+    pub fn of<T: Serialize + ?Sized>(value: &T) -> Self {
+        // Only maps with keys that are no strings, and failing `Serialize`s, cannot be written; we have none.
+        Self(serde_json::to_vec(value).expect("plain data can be written as JSON").into())
+    }
+
+    /// Takes text that is known to be JSON.
+    pub fn trusted(text: impl Into<Bytes>) -> Self {
+        Self(text.into())
+    }
+
+    /// Checks that `text` is JSON and takes it.
+    pub fn parse(text: impl Into<Bytes>) -> serde_json::Result<Self> {
+        let text = text.into();
+        serde_json::from_slice::<serde::de::IgnoredAny>(&text)?;
+        Ok(Self(text))
+    }
+
+    /// The text.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The text, for a column of the database.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+
+    /// Reads the value as a `T` that owns what it holds.
+    pub fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_slice(&self.0)
+    }
+
+    /// Reads the value as a `T` that borrows from it.
+    pub fn peek<'a, T: Deserialize<'a>>(&'a self) -> serde_json::Result<T> {
+        serde_json::from_slice(&self.0)
+    }
+
+    /// Whether the value is `null`.
+    pub fn is_null(&self) -> bool {
+        &self.0[..] == b"null"
+    }
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text())
+    }
+}
+
+/// An object's fields in order, borrowed from its text. A name that stands twice is kept twice.
+pub struct Object<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::with_capacity(12);
+                while let Some(Key(name)) = map.next_key()? {
+                    fields.push((name, map.next_value()?));
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Fields).map(Object)
+    }
+}
+
+/// A name of a field, borrowed unless it holds an escape.
+#[derive(Deserialize)]
+pub struct Key<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+/// An object's fields in order, each a slice of its text. A name stands once; what came last counts.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Vec<(Box<str>, Raw)>);
+
+impl Fields {
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// When `text` is not a JSON object, or has more than [`MAX_FIELDS`] fields.
+    pub fn parse(text: &Bytes) -> serde_json::Result<Self> {
+        let Object(list) = serde_json::from_slice(text)?;
+        if list.len() > MAX_FIELDS {
+            return Err(serde::de::Error::custom(format!("an object with more than {MAX_FIELDS} fields")));
+        }
+        let mut fields = Self(Vec::with_capacity(list.len() + 4));
+        for (name, value) in list {
+            fields.set(&name, Raw(text.slice_ref(value.get().as_bytes())));
+        }
+        Ok(fields)
+    }
+
+    /// The value of `name`, if it is there.
+    pub fn get(&self, name: &str) -> Option<&Raw> {
+        self.0.iter().find(|(own, _)| **own == *name).map(|(_, value)| value)
+    }
+
+    /// The value of `name`, if it is there and not `null`.
+    pub fn given(&self, name: &str) -> Option<&Raw> {
+        self.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Puts `value` in the place of `name`, or at the end.
+    pub fn set(&mut self, name: &str, value: Raw) {
+        match self.0.iter_mut().find(|(own, _)| **own == *name) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((name.into(), value)),
+        }
+    }
+
+    /// Takes `name` out.
+    pub fn remove(&mut self, name: &str) -> Option<Raw> {
+        let at = self.0.iter().position(|(own, _)| **own == *name)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// Names and values in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Raw)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// The object's text.
+    pub fn to_raw(&self) -> Raw {
+        let size: usize = self.0.iter().map(|(name, value)| name.len() + value.0.len() + 4).sum();
+        let mut out = ObjectWriter::with_capacity(size + 2);
+        for (name, value) in self.iter() {
+            out.field(name, value.bytes());
+        }
+        Raw(out.finish())
+    }
+}
+
+/// Writes an object field by field from text that is JSON already.
+pub struct ObjectWriter(Vec<u8>);
+
+impl ObjectWriter {
+    /// Starts an object of about `size` bytes.
+    pub fn with_capacity(size: usize) -> Self {
+        let mut text = Vec::with_capacity(size);
+        text.push(b'{');
+        Self(text)
+    }
+
+    /// Adds a field whose value is JSON text.
+    pub fn field(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        self.0.extend_from_slice(value);
+    }
+
+    /// Adds a field whose value is written as JSON.
+    pub fn value<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        self.name(name);
+        self.write(value);
+    }
+
+    fn name(&mut self, name: &str) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
+        }
+        self.write(name);
+        self.0.push(b':');
+    }
+
+    fn write<T: Serialize + ?Sized>(&mut self, value: &T) {
+        serde_json::to_writer(&mut self.0, value).expect("plain data can be written as JSON");
+    }
+
+    /// The object's text.
+    pub fn finish(mut self) -> Bytes {
+        self.0.push(b'}');
+        self.0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_keeps_its_order_and_its_unknown_fields() {
+        let text = Bytes::from_static(br#"{ "b" : 1.50, "a\n":{"x": [1, 2]}, "b":"last" }"#);
+        let mut fields = Fields::parse(&text).expect("an object");
+        assert_eq!(&fields.get("b").expect("b").bytes()[..], b"\"last\"");
+        fields.set("c", Raw::of(&true));
+        assert_eq!(&fields.to_raw().bytes()[..], br#"{"b":"last","a\n":{"x": [1, 2]},"c":true}"#);
+        fields.remove("b");
+        assert_eq!(&fields.to_raw().bytes()[..], br#"{"a\n":{"x": [1, 2]},"c":true}"#);
+    }
+
+    #[test]
+    fn null_is_there_but_not_given() {
+        let fields = Fields::parse(&Bytes::from_static(b"{\"a\":null}")).expect("an object");
+        assert!(fields.get("a").is_some());
+        assert!(fields.given("a").is_none());
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        for text in ["", "[]", "1", "{", "{\"a\":}", "{} x"] {
+            assert!(Fields::parse(&Bytes::from_static(text.as_bytes())).is_err(), "{text}");
+        }
+    }
+}
