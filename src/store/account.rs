@@ -1,0 +1,89 @@
+//! Queries on `account`. Rows only: what a balance means is in `billing`.
+
+use diesel::prelude::*;
+
+use crate::store::schema::account::dsl::*;
+
+/// A tenant, as stored.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = crate::store::schema::account)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct AccountRow {
+    pub account_id: String,
+    pub name: String,
+    pub status: String,
+    pub limits: String,
+    pub last_seq: i64,
+    pub available: i64,
+    pub held: i64,
+    pub agent_count: i64,
+    pub session_count: i64,
+    pub created_at: i64,
+}
+
+/// The account of that id.
+pub fn find(conn: &mut SqliteConnection, id: &str) -> QueryResult<Option<AccountRow>> {
+    account.find(id).select(AccountRow::as_select()).get_result(conn).optional()
+}
+
+/// All accounts, newest first.
+pub fn list(conn: &mut SqliteConnection, limit: i64, offset: i64) -> QueryResult<(Vec<AccountRow>, i64)> {
+    let rows = account
+        .select(AccountRow::as_select())
+        .order((created_at.desc(), account_id.desc()))
+        .limit(limit)
+        .offset(offset)
+        .load(conn)?;
+    Ok((rows, account.count().get_result(conn)?))
+}
+
+/// Whether there is no account yet.
+pub fn none(conn: &mut SqliteConnection) -> QueryResult<bool> {
+    Ok(account.count().get_result::<i64>(conn)? == 0)
+}
+
+/// The account that was made first.
+pub fn first(conn: &mut SqliteConnection) -> QueryResult<Option<AccountRow>> {
+    account.select(AccountRow::as_select()).order((created_at, account_id)).first(conn).optional()
+}
+
+/// Adds an account.
+pub fn insert(conn: &mut SqliteConnection, row: &AccountRow) -> QueryResult<()> {
+    diesel::insert_into(account).values(row).execute(conn).map(drop)
+}
+
+/// Changes what is given; `false` if there is no such account.
+pub fn update(
+    conn: &mut SqliteConnection,
+    id: &str,
+    new_status: Option<&str>,
+    new_limits: Option<&str>,
+) -> QueryResult<bool> {
+    let mut found = account.find(id).count().get_result::<i64>(conn)? == 1;
+    if let Some(new) = new_status {
+        found = diesel::update(account.find(id)).set(status.eq(new)).execute(conn)? == 1;
+    }
+    if let Some(new) = new_limits {
+        found = diesel::update(account.find(id)).set(limits.eq(new)).execute(conn)? == 1;
+    }
+    Ok(found)
+}
+
+/// Moves `amount` from available to held; `false` if the account is not active or cannot pay.
+pub fn reserve(conn: &mut SqliteConnection, id: &str, amount: i64) -> QueryResult<bool> {
+    let payable = account.find(id).filter(status.eq("active")).filter(available.ge(amount));
+    let moved = (available.eq(available - amount), held.eq(held + amount));
+    Ok(diesel::update(payable).set(moved).execute(conn)? == 1)
+}
+
+/// Takes `amount` out of held and puts `back` of it into available.
+pub fn close(conn: &mut SqliteConnection, id: &str, amount: i64, back: i64) -> QueryResult<()> {
+    let moved = (held.eq(held - amount), available.eq(available + back));
+    diesel::update(account.find(id)).set(moved).execute(conn).map(drop)
+}
+
+/// Counts agents and sessions up or down.
+pub fn count(conn: &mut SqliteConnection, id: &str, agents: i64, sessions: i64) -> QueryResult<()> {
+    let counted = (agent_count.eq(agent_count + agents), session_count.eq(session_count + sessions));
+    diesel::update(account.find(id)).set(counted).execute(conn).map(drop)
+}

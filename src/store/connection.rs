@@ -1,0 +1,81 @@
+//! Opening the database: settings of a connection, the pool of readers, migrations.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// Readers at the same time.
+pub const READERS: u32 = 8;
+/// How long a read waits for a connection.
+pub const READER_WAIT: Duration = Duration::from_secs(5);
+/// How long a statement waits for another process that has locked the database.
+const BUSY_TIMEOUT_MS: u32 = 5_000;
+
+/// Connections that only read.
+pub type Readers = Pool<ConnectionManager<SqliteConnection>>;
+
+/// Where the database of a data directory lies.
+pub fn database_file(data: &Path) -> PathBuf {
+    data.join("switchboard.db")
+}
+
+/// Opens the writing connection, creating the database and bringing it up to date.
+///
+/// `synchronous=FULL`: with `NORMAL`, SQLite may lose acknowledged commits at a power loss.
+pub fn open_writer(file: &Path) -> anyhow::Result<SqliteConnection> {
+    let mut conn = establish(file)?;
+    conn.batch_execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+        .context("switching the database to write-ahead logging")?;
+    conn.run_pending_migrations(MIGRATIONS)
+        .map_err(|cause| anyhow::anyhow!("migrating the database: {cause}"))?;
+    Ok(conn)
+}
+
+/// Opens one connection that only reads.
+pub fn open_reader(file: &Path) -> anyhow::Result<SqliteConnection> {
+    let mut conn = establish(file)?;
+    conn.batch_execute("PRAGMA query_only = ON;").context("opening the database for reading")?;
+    Ok(conn)
+}
+
+fn establish(file: &Path) -> anyhow::Result<SqliteConnection> {
+    let url = file.to_str().context("the data directory's path is not UTF-8")?;
+    let mut conn = SqliteConnection::establish(url).with_context(|| format!("opening {url}"))?;
+    conn.batch_execute(&settings()).context("setting up the database connection")?;
+    Ok(conn)
+}
+
+fn settings() -> String {
+    format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16000;")
+}
+
+/// Opens the pool of readers. Connections are made as they are needed.
+pub fn open_readers(file: &Path) -> anyhow::Result<Readers> {
+    let url = file.to_str().context("the data directory's path is not UTF-8")?;
+    Pool::builder()
+        .max_size(READERS)
+        .min_idle(Some(0))
+        .connection_timeout(READER_WAIT)
+        .test_on_check_out(false)
+        .connection_customizer(Box::new(ReadOnly))
+        .build(ConnectionManager::new(url))
+        .context("opening the pool of database readers")
+}
+
+#[derive(Debug)]
+struct ReadOnly;
+
+impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for ReadOnly {
+    fn on_acquire(&self, conn: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
+        conn.batch_execute(&settings())
+            .and_then(|()| conn.batch_execute("PRAGMA query_only = ON;"))
+            .map_err(diesel::r2d2::Error::QueryError)
+    }
+}

@@ -1,0 +1,355 @@
+//! Queries on `hold`: the life of a charge, each step one compare-and-set inside the writer's transaction.
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+
+use crate::billing::money::Nanos;
+use crate::billing::price::{Price, split};
+use crate::clock::EpochMs;
+use crate::conversation::usage::{Usage, UsageSource};
+use crate::error::Error;
+use crate::store::ledger_entry::NewEntry;
+use crate::store::schema::hold::dsl::*;
+use crate::store::schema::{account, key_budget};
+use crate::store::session::StoredTurn;
+use crate::store::usage_record::UsageRow;
+use crate::store::writer::WriteError;
+use crate::store::{account as accounts, ledger_entry, price, session, usage_record};
+
+/// What a hold is made for.
+#[derive(Clone, Debug)]
+pub struct NewHold {
+    /// The hold.
+    pub id: String,
+    /// Who pays.
+    pub account: String,
+    /// With which key.
+    pub key: String,
+    /// The key's budget: its cap and the number of the running period.
+    pub budget: Option<(Nanos, i64)>,
+    /// For whose answer.
+    pub agent: String,
+    /// In which session.
+    pub session: String,
+    /// Whether the session's name is ours.
+    pub session_by_server: bool,
+    /// Under which id.
+    pub completion: String,
+    /// By which model.
+    pub model: String,
+    /// For which HTTP request.
+    pub request: String,
+    /// The number of the provider call in it.
+    pub step: i32,
+    /// At which price.
+    pub price: Arc<Price>,
+    /// Tokens of the prompt, at most.
+    pub prompt_max: u64,
+    /// Answers.
+    pub n: u64,
+    /// The bound of each answer that is wanted.
+    pub wanted_output: u64,
+    /// The least that will do.
+    pub least_output: u64,
+    /// Which run of the server owns it.
+    pub epoch: i64,
+    /// When.
+    pub now: EpochMs,
+    /// When nobody can still be working on it.
+    pub expires_at: EpochMs,
+}
+
+/// What was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// What is held.
+    pub amount: Nanos,
+    /// The bound of each answer that this covers.
+    pub max_output: u64,
+}
+
+/// Sets money aside: check and deduction are one statement.
+pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, WriteError> {
+    let (state_now, spendable): (String, i64) =
+        account::table.find(&new.account).select((account::status, account::available)).get_result(conn)?;
+    if state_now != "active" {
+        return Err(Error::AccountSuspended.into());
+    }
+    let budget_left = match new.budget {
+        Some((cap, period)) => Some(budget_left(conn, &new.key, cap, period)?),
+        None => None,
+    };
+    let spendable = Nanos(spendable);
+    let payable = budget_left.map_or(spendable, |left| left.min(spendable));
+    let affordable = new.price.affordable_output(payable, new.prompt_max, new.n);
+    let max_output_granted = affordable.min(new.wanted_output).max(new.least_output);
+    let worst = new.price.worst_case(new.prompt_max, new.n, max_output_granted);
+    let worst = worst.ok_or_else(|| Error::Internal("a worst case beyond all money".to_owned()))?;
+    if budget_left.is_some_and(|left| left < worst) && spendable >= worst {
+        return Err(Error::BudgetExceeded.into());
+    }
+    if !accounts::reserve(conn, &new.account, worst.0)? {
+        return Err(Error::InsufficientBalance { needed: worst, available: spendable }.into());
+    }
+    if new.budget.is_some() {
+        let own = key_budget::table.find(&new.key);
+        diesel::update(own).set(key_budget::held.eq(key_budget::held + worst.0)).execute(conn)?;
+    }
+    insert(conn, new, worst)?;
+    session::ensure(conn, &new.account, &new.agent, &new.session, new.session_by_server, new.now)?;
+    Ok(Granted { amount: worst, max_output: max_output_granted })
+}
+
+fn insert(conn: &mut SqliteConnection, new: &NewHold, worst: Nanos) -> QueryResult<()> {
+    let row = (
+        id.eq(&new.id),
+        account_id.eq(&new.account),
+        key_id.eq(&new.key),
+        agent_id.eq(&new.agent),
+        session_id.eq(&new.session),
+        completion_id.eq(&new.completion),
+        model.eq(&new.model),
+        request_id.eq(&new.request),
+        step.eq(new.step),
+        amount.eq(worst.0),
+        price_id.eq(new.price.id.as_str()),
+        state.eq("open"),
+        owner_epoch.eq(new.epoch),
+        created_at.eq(new.now),
+        expires_at.eq(new.expires_at),
+    );
+    diesel::insert_into(hold).values(row).execute(conn).map(drop)
+}
+
+/// Brings a key's budget up to date and tells what is left of it.
+fn budget_left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) -> QueryResult<Nanos> {
+    let fresh = (
+        key_budget::key_id.eq(key),
+        key_budget::period.eq(period),
+        key_budget::cap.eq(cap.0),
+        key_budget::spent.eq(0),
+        key_budget::held.eq(0),
+    );
+    diesel::insert_into(key_budget::table).values(fresh).on_conflict_do_nothing().execute(conn)?;
+    let own = key_budget::table.find(key);
+    diesel::update(own.filter(key_budget::cap.ne(cap.0))).set(key_budget::cap.eq(cap.0)).execute(conn)?;
+    let renewed = (key_budget::period.eq(period), key_budget::spent.eq(0));
+    diesel::update(own.filter(key_budget::period.ne(period))).set(renewed).execute(conn)?;
+    let (spent, held): (i64, i64) = own.select((key_budget::spent, key_budget::held)).get_result(conn)?;
+    Ok(Nanos(cap.0.saturating_sub(spent).saturating_sub(held).max(0)))
+}
+
+/// An open or closed hold, as far as closing it needs.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = crate::store::schema::hold)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct HoldRow {
+    pub id: String,
+    pub account_id: String,
+    pub key_id: String,
+    pub agent_id: String,
+    pub session_id: String,
+    pub completion_id: String,
+    pub model: String,
+    pub amount: i64,
+    pub price_id: String,
+    pub state: String,
+    pub mark_prompt: i64,
+    pub mark_output: i64,
+}
+
+/// What a turn came to.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Tokens.
+    pub usage: Usage,
+    /// Who counted them.
+    pub source: UsageSource,
+    /// The turn to store, if its session still exists.
+    pub turn: Option<StoredTurn>,
+}
+
+/// The outcome of closing a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// What was charged.
+    pub charged: Nanos,
+    /// What the operator bore.
+    pub written_off: Nanos,
+    /// The account's balance after it.
+    pub balance: Nanos,
+    /// The tokens that were charged for.
+    pub usage: Usage,
+}
+
+/// Charges a hold once: entry, usage record and turn in one transaction. A closed hold answers its outcome.
+pub fn settle(
+    conn: &mut SqliteConnection,
+    of_hold: &str,
+    settlement: &Settlement,
+    why: Option<&str>,
+    now: EpochMs,
+) -> Result<Closed, WriteError> {
+    let row = find(conn, of_hold)?;
+    if row.state != "open" {
+        return outcome(conn, &row);
+    }
+    let usage = settlement.usage;
+    let of_price = price::find(conn, &row.price_id)?;
+    let cost = of_price.cost(usage).ok_or_else(|| Error::Internal("a cost beyond all money".to_owned()))?;
+    let available: i64 = account::table.find(&row.account_id).select(account::available).get_result(conn)?;
+    let parts = split(cost, Nanos(row.amount), Nanos(available));
+    if parts.written_off > Nanos::ZERO {
+        tracing::warn!(hold = %row.id, written_off = %parts.written_off, "a charge was more than the account had");
+    }
+    close(conn, &row, "settled", why, now)?;
+    accounts::close(conn, &row.account_id, row.amount, row.amount - parts.charged.0)?;
+    close_budget(conn, &row, parts.charged)?;
+    let entry = ledger_entry::append(
+        conn,
+        &NewEntry {
+            account: &row.account_id,
+            kind: "charge",
+            hold: Some(&row.id),
+            delta: -parts.charged.0,
+            actor: &row.key_id,
+            now,
+            ..NewEntry::default()
+        },
+    )?;
+    let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    usage_record::insert(
+        conn,
+        &UsageRow {
+            hold_id: row.id.clone(),
+            account_id: row.account_id.clone(),
+            key_id: row.key_id.clone(),
+            agent_id: row.agent_id.clone(),
+            session_id: row.session_id.clone(),
+            completion_id: row.completion_id.clone(),
+            model: row.model.clone(),
+            created_at: now,
+            price_id: row.price_id.clone(),
+            prompt: tokens(usage.prompt),
+            cached: tokens(usage.cached),
+            output: tokens(usage.output),
+            source: settlement.source.as_str().to_owned(),
+            cost: cost.0,
+            charged: parts.charged.0,
+            written_off: parts.written_off.0,
+        },
+    )?;
+    if let Some(turn) = &settlement.turn {
+        session::append_turn(conn, &row, turn, now)?;
+    }
+    let balance = Nanos(entry.balance_after);
+    Ok(Closed { charged: parts.charged, written_off: parts.written_off, balance, usage })
+}
+
+/// Gives everything back: nothing was received.
+pub fn release(conn: &mut SqliteConnection, of_hold: &str, why: &str, now: EpochMs) -> QueryResult<()> {
+    let row = find(conn, of_hold)?;
+    if row.state == "open" {
+        close(conn, &row, "released", Some(why), now)?;
+        accounts::close(conn, &row.account_id, row.amount, row.amount)?;
+        close_budget(conn, &row, Nanos::ZERO)?;
+    }
+    Ok(())
+}
+
+/// Notes how far an open call has come; marks only grow.
+pub fn checkpoint(
+    conn: &mut SqliteConnection,
+    of_hold: &str,
+    marks: Usage,
+    expires: EpochMs,
+) -> QueryResult<()> {
+    let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let open = hold
+        .find(of_hold)
+        .filter(state.eq("open"))
+        .filter(mark_output.le(tokens(marks.output)))
+        .filter(mark_prompt.le(tokens(marks.prompt)));
+    let grown =
+        (mark_prompt.eq(tokens(marks.prompt)), mark_output.eq(tokens(marks.output)), expires_at.eq(expires));
+    diesel::update(open).set(grown).execute(conn).map(drop)
+}
+
+/// What start-up found of an earlier run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Calls that had come far enough to be charged at their marks.
+    pub settled: usize,
+    /// Calls of which nothing was known to be received.
+    pub released: usize,
+}
+
+/// Closes every open hold, each at its marks. Runs before the server listens.
+pub fn recover(conn: &mut SqliteConnection, now: EpochMs) -> Result<Recovered, WriteError> {
+    let open: Vec<HoldRow> =
+        hold.filter(state.eq("open")).select(HoldRow::as_select()).order((account_id, id)).load(conn)?;
+    let mut recovered = Recovered::default();
+    for row in open {
+        let tokens = |count: i64| u64::try_from(count).unwrap_or(0);
+        let marks = Usage { prompt: tokens(row.mark_prompt), cached: 0, output: tokens(row.mark_output) };
+        if marks.total() == 0 {
+            release(conn, &row.id, "crash", now)?;
+            recovered.released += 1;
+        } else {
+            let settlement = Settlement { usage: marks, source: UsageSource::Recovered, turn: None };
+            settle(conn, &row.id, &settlement, Some("crash"), now)?;
+            recovered.settled += 1;
+        }
+    }
+    Ok(recovered)
+}
+
+fn find(conn: &mut SqliteConnection, of_hold: &str) -> QueryResult<HoldRow> {
+    hold.find(of_hold).select(HoldRow::as_select()).get_result(conn)
+}
+
+fn close(
+    conn: &mut SqliteConnection,
+    row: &HoldRow,
+    to: &str,
+    why: Option<&str>,
+    now: EpochMs,
+) -> QueryResult<()> {
+    let open = hold.find(&row.id).filter(state.eq("open"));
+    let closed = (state.eq(to), reason.eq(why), closed_at.eq(Some(now)));
+    match diesel::update(open).set(closed).execute(conn)? {
+        1 => Ok(()),
+        _ => Err(diesel::result::Error::NotFound),
+    }
+}
+
+fn close_budget(conn: &mut SqliteConnection, row: &HoldRow, charged: Nanos) -> QueryResult<()> {
+    let moved = (
+        key_budget::held.eq(key_budget::held - row.amount),
+        key_budget::spent.eq(key_budget::spent + charged.0),
+    );
+    // A key without a budget when the hold was made has no row, or one that does not know the hold.
+    let own = key_budget::table.find(&row.key_id).filter(key_budget::held.ge(row.amount));
+    diesel::update(own).set(moved).execute(conn).map(drop)
+}
+
+fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteError> {
+    let (available, held): (i64, i64) =
+        account::table.find(&row.account_id).select((account::available, account::held)).get_result(conn)?;
+    let balance = Nanos(available + held);
+    let tokens = |count: i64| u64::try_from(count).unwrap_or(0);
+    Ok(match usage_record::find(conn, &row.id)? {
+        Some(usage) => Closed {
+            charged: Nanos(usage.charged),
+            written_off: Nanos(usage.written_off),
+            balance,
+            usage: Usage {
+                prompt: tokens(usage.prompt),
+                cached: tokens(usage.cached),
+                output: tokens(usage.output),
+            },
+        },
+        None => Closed { charged: Nanos::ZERO, written_off: Nanos::ZERO, balance, usage: Usage::default() },
+    })
+}

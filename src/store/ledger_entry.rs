@@ -1,0 +1,192 @@
+//! Queries on `ledger_entry`: the only place where a balance changes, append-only and chained by hash.
+
+use diesel::prelude::*;
+
+use crate::billing::money::Nanos;
+use crate::error::{Error, Invalid};
+use crate::store::schema::ledger_entry::dsl::*;
+use crate::store::schema::{account, hold, usage_record};
+use crate::store::writer::WriteError;
+
+/// An entry, as stored.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = crate::store::schema::ledger_entry)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct EntryRow {
+    pub account_id: String,
+    pub seq: i64,
+    pub kind: String,
+    pub hold_id: Option<String>,
+    pub external_ref: Option<String>,
+    pub delta: i64,
+    pub balance_after: i64,
+    pub actor: String,
+    pub note: Option<String>,
+    pub created_at: i64,
+    pub hash: String,
+}
+
+impl EntryRow {
+    /// The hash of the entry after the one whose hash is `previous`.
+    pub fn chained(&self, previous: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut add = |field: Option<&[u8]>| match field {
+            // The length in front keeps neighbouring fields apart; absent differs from empty.
+            Some(bytes) => {
+                hasher.update(&(bytes.len() as u64 + 1).to_le_bytes());
+                hasher.update(bytes);
+            }
+            None => drop(hasher.update(&0u64.to_le_bytes())),
+        };
+        add(Some(previous.as_bytes()));
+        add(Some(self.account_id.as_bytes()));
+        add(Some(&self.seq.to_le_bytes()));
+        add(Some(self.kind.as_bytes()));
+        add(self.hold_id.as_deref().map(str::as_bytes));
+        add(self.external_ref.as_deref().map(str::as_bytes));
+        add(Some(&self.delta.to_le_bytes()));
+        add(Some(&self.balance_after.to_le_bytes()));
+        add(Some(self.actor.as_bytes()));
+        add(self.note.as_deref().map(str::as_bytes));
+        add(Some(&self.created_at.to_le_bytes()));
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// What an entry is about.
+#[derive(Clone, Debug, Default)]
+pub struct NewEntry<'a> {
+    /// The account.
+    pub account: &'a str,
+    /// `topup`, `charge`, `refund`, `adjust`, `grant` or `expire`.
+    pub kind: &'a str,
+    /// The hold that a charge settles.
+    pub hold: Option<&'a str>,
+    /// What a payment is called elsewhere.
+    pub external_ref: Option<&'a str>,
+    /// The movement, in nano-dollars.
+    pub delta: i64,
+    /// Who did it.
+    pub actor: &'a str,
+    /// Why.
+    pub note: Option<&'a str>,
+    /// When.
+    pub now: i64,
+}
+
+/// Adds an entry behind the last one of its account. The account's columns must hold the balance after it.
+pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> QueryResult<EntryRow> {
+    let (last, available, held): (i64, i64, i64) = account::table
+        .find(new.account)
+        .select((account::last_seq, account::available, account::held))
+        .get_result(conn)?;
+    let previous: String = if last == 0 {
+        String::new()
+    } else {
+        ledger_entry.find((new.account, last)).select(hash).get_result(conn)?
+    };
+    let mut row = EntryRow {
+        account_id: new.account.to_owned(),
+        seq: last + 1,
+        kind: new.kind.to_owned(),
+        hold_id: new.hold.map(str::to_owned),
+        external_ref: new.external_ref.map(str::to_owned),
+        delta: new.delta,
+        balance_after: available + held,
+        actor: new.actor.to_owned(),
+        note: new.note.map(str::to_owned),
+        created_at: new.now,
+        hash: String::new(),
+    };
+    row.hash = row.chained(&previous);
+    diesel::insert_into(ledger_entry).values(&row).execute(conn)?;
+    diesel::update(account::table.find(new.account)).set(account::last_seq.eq(row.seq)).execute(conn)?;
+    Ok(row)
+}
+
+/// The entry of that kind and reference.
+pub fn by_reference(
+    conn: &mut SqliteConnection,
+    of_kind: &str,
+    reference: &str,
+) -> QueryResult<Option<EntryRow>> {
+    ledger_entry
+        .filter(kind.eq(of_kind))
+        .filter(external_ref.eq(reference))
+        .select(EntryRow::as_select())
+        .get_result(conn)
+        .optional()
+}
+
+/// What a charge was for.
+#[derive(Clone, Debug, Queryable)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct ChargeRow {
+    pub request_id: String,
+    pub completion_id: String,
+    pub session_id: String,
+    pub agent_id: String,
+    pub key_id: String,
+    pub model: String,
+    pub prompt: i64,
+    pub cached: i64,
+    pub output: i64,
+}
+
+/// An account's entries before `before` (all, if `None`), newest first.
+pub fn list(
+    conn: &mut SqliteConnection,
+    owner: &str,
+    before: Option<i64>,
+    limit: i64,
+) -> QueryResult<Vec<(EntryRow, Option<ChargeRow>)>> {
+    let rows: Vec<EntryRow> = ledger_entry
+        .filter(account_id.eq(owner))
+        .filter(seq.lt(before.unwrap_or(i64::MAX)))
+        .order(seq.desc())
+        .limit(limit)
+        .select(EntryRow::as_select())
+        .load(conn)?;
+    rows.into_iter()
+        .map(|row| {
+            let charge = match &row.hold_id {
+                Some(of_hold) => charge(conn, of_hold)?,
+                None => None,
+            };
+            Ok((row, charge))
+        })
+        .collect()
+}
+
+fn charge(conn: &mut SqliteConnection, of_hold: &str) -> QueryResult<Option<ChargeRow>> {
+    hold::table
+        .inner_join(usage_record::table.on(usage_record::hold_id.eq(hold::id)))
+        .filter(hold::id.eq(of_hold))
+        .select((
+            hold::request_id,
+            hold::completion_id,
+            hold::session_id,
+            hold::agent_id,
+            hold::key_id,
+            usage_record::model,
+            usage_record::prompt,
+            usage_record::cached,
+            usage_record::output,
+        ))
+        .get_result(conn)
+        .optional()
+}
+
+/// Moves money that no hold is about, by one entry; the balance may not fall below what is held.
+pub fn post(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> Result<EntryRow, WriteError> {
+    let own = account::table.find(new.account);
+    let available: Option<i64> = own.select(account::available).get_result(conn).optional()?;
+    let available = available.ok_or(Error::NotFound("the account"))?;
+    let after = available.checked_add(new.delta);
+    let Some(after) = after.filter(|after| *after >= 0) else {
+        let expected = format!("this would leave less than nothing: {} USD are available", Nanos(available));
+        return Err(Error::from(Invalid::value("amount", expected)).into());
+    };
+    diesel::update(own).set(account::available.eq(after)).execute(conn)?;
+    Ok(append(conn, new)?)
+}

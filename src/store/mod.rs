@@ -1,0 +1,69 @@
+//! The database: one writing thread, a pool of readers, a query file per table.
+//!
+//! The only room that knows diesel. Reads run off the async threads; writes go through [`writer::Writer`].
+
+pub mod account;
+pub mod agent;
+pub mod api_key;
+pub mod connection;
+pub mod epoch;
+pub mod hold;
+pub mod ledger_entry;
+pub mod price;
+pub mod schema;
+pub mod session;
+pub mod usage_record;
+pub mod verify;
+pub mod writer;
+
+use diesel::prelude::*;
+
+use crate::error::Error;
+use connection::Readers;
+use writer::{WriteError, Writer};
+
+/// The handle to the database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    readers: Readers,
+    writer: Writer,
+}
+
+impl Store {
+    /// A handle over an opened database.
+    pub fn new(readers: Readers, writer: Writer) -> Self {
+        Self { readers, writer }
+    }
+
+    /// The queue of the writing thread.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Runs `query` on a reading connection, off the async threads.
+    ///
+    /// # Errors
+    /// [`Error::StoreUnavailable`] when no connection is free in time or the database fails.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let readers = self.readers.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let mut conn = readers.get().map_err(|cause| Error::StoreUnavailable(cause.to_string()))?;
+            query(&mut conn).map_err(|cause| Error::StoreUnavailable(cause.to_string()))
+        });
+        done.await.map_err(|panic| Error::Internal(panic.to_string()))?
+    }
+
+    /// Runs `work` in the writing thread's next transaction and waits for its commit.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.writer.write(work).await
+    }
+}

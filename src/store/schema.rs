@@ -1,0 +1,177 @@
+//! The tables, as diesel sees them: the mirror of `migrations/`, where the columns are described.
+
+#![expect(missing_docs, reason = "generated names")]
+
+diesel::table! {
+    account (account_id) {
+        account_id -> Text,
+        name -> Text,
+        status -> Text,
+        limits -> Text,
+        last_seq -> BigInt,
+        available -> BigInt,
+        held -> BigInt,
+        agent_count -> BigInt,
+        session_count -> BigInt,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    agent (id) {
+        id -> BigInt,
+        agent_id -> Text,
+        account_id -> Text,
+        definition -> Text,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    api_key (key_id) {
+        key_id -> Text,
+        kind -> Text,
+        account_id -> Nullable<Text>,
+        agent_id -> Nullable<Text>,
+        name -> Text,
+        digest -> Binary,
+        last_four -> Text,
+        scopes -> Text,
+        limits -> Text,
+        budget -> Nullable<Text>,
+        public -> Bool,
+        created_at -> BigInt,
+        expires_at -> Nullable<BigInt>,
+        revoked_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    node_epoch (epoch) {
+        epoch -> BigInt,
+        node -> Text,
+        seen_at -> BigInt,
+        ended_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    price (id) {
+        id -> Text,
+        model -> Text,
+        effective_from -> BigInt,
+        input -> BigInt,
+        cached_input -> BigInt,
+        output -> BigInt,
+        per_request -> BigInt,
+    }
+}
+
+diesel::table! {
+    hold (id) {
+        id -> Text,
+        account_id -> Text,
+        key_id -> Text,
+        agent_id -> Text,
+        session_id -> Text,
+        completion_id -> Text,
+        model -> Text,
+        request_id -> Text,
+        step -> Integer,
+        amount -> BigInt,
+        price_id -> Text,
+        state -> Text,
+        reason -> Nullable<Text>,
+        owner_epoch -> BigInt,
+        mark_prompt -> BigInt,
+        mark_output -> BigInt,
+        created_at -> BigInt,
+        expires_at -> BigInt,
+        closed_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    ledger_entry (account_id, seq) {
+        account_id -> Text,
+        seq -> BigInt,
+        kind -> Text,
+        hold_id -> Nullable<Text>,
+        external_ref -> Nullable<Text>,
+        delta -> BigInt,
+        balance_after -> BigInt,
+        actor -> Text,
+        note -> Nullable<Text>,
+        created_at -> BigInt,
+        hash -> Text,
+    }
+}
+
+diesel::table! {
+    usage_record (hold_id) {
+        hold_id -> Text,
+        account_id -> Text,
+        key_id -> Text,
+        agent_id -> Text,
+        session_id -> Text,
+        completion_id -> Text,
+        model -> Text,
+        created_at -> BigInt,
+        price_id -> Text,
+        prompt -> BigInt,
+        cached -> BigInt,
+        output -> BigInt,
+        source -> Text,
+        cost -> BigInt,
+        charged -> BigInt,
+        written_off -> BigInt,
+    }
+}
+
+diesel::table! {
+    key_budget (key_id) {
+        key_id -> Text,
+        period -> BigInt,
+        cap -> BigInt,
+        spent -> BigInt,
+        held -> BigInt,
+    }
+}
+
+diesel::table! {
+    session (id) {
+        id -> BigInt,
+        account_id -> Text,
+        agent_id -> Text,
+        name -> Text,
+        named_by -> Text,
+        status -> Text,
+        head -> BigInt,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    turn (session_id, seq) {
+        session_id -> BigInt,
+        seq -> BigInt,
+        completion_id -> Text,
+        hold_id -> Text,
+        status -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    message (session_id, seq) {
+        session_id -> BigInt,
+        seq -> BigInt,
+        turn_seq -> BigInt,
+        body -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(hold, ledger_entry, usage_record, turn, message, session);

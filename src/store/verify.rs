@@ -1,0 +1,165 @@
+//! Whether the books are right: every invariant of the ledger as a query that has to find nothing.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::Context;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::Text;
+use serde_json::json;
+
+use crate::store::connection;
+use crate::store::ledger_entry::EntryRow;
+use crate::store::schema::ledger_entry;
+
+/// The most offending rows that a check names.
+const ROWS_SHOWN: usize = 20;
+
+/// Each query yields the name of what is wrong in a column `row`.
+const INVARIANTS: [(&str, &str); 10] = [
+    (
+        "I1 balance = sum of entries",
+        "SELECT a.account_id AS row FROM account a
+         LEFT JOIN (SELECT account_id, SUM(delta) s FROM ledger_entry GROUP BY account_id) e
+         ON e.account_id = a.account_id WHERE a.available + a.held <> COALESCE(e.s, 0)",
+    ),
+    (
+        "I2 held = open holds",
+        "SELECT a.account_id AS row FROM account a
+         LEFT JOIN (SELECT account_id, SUM(amount) s FROM hold WHERE state = 'open' GROUP BY account_id) h
+         ON h.account_id = a.account_id WHERE a.held <> COALESCE(h.s, 0)",
+    ),
+    (
+        "I3 no missing entry",
+        "SELECT a.account_id AS row FROM account a
+         LEFT JOIN (SELECT account_id, COUNT(*) n, MAX(seq) m FROM ledger_entry GROUP BY account_id) e
+         ON e.account_id = a.account_id WHERE a.last_seq <> COALESCE(e.n, 0) OR a.last_seq <> COALESCE(e.m, 0)",
+    ),
+    (
+        "I4 running balance adds up",
+        "SELECT account_id || ' ' || seq AS row FROM (SELECT account_id, seq, delta, balance_after,
+         LAG(balance_after, 1, 0) OVER (PARTITION BY account_id ORDER BY seq) p FROM ledger_entry)
+         WHERE balance_after <> p + delta",
+    ),
+    (
+        "I5 settled = one charge and one usage record",
+        "SELECT h.id AS row FROM hold h LEFT JOIN ledger_entry e ON e.hold_id = h.id
+         LEFT JOIN usage_record u ON u.hold_id = h.id
+         WHERE (h.state = 'settled') <> (e.hold_id IS NOT NULL) OR (h.state = 'settled') <> (u.hold_id IS NOT NULL)
+         OR e.delta <> -u.charged OR e.account_id <> h.account_id",
+    ),
+    (
+        "I6 every cost follows from its price",
+        "SELECT u.hold_id AS row FROM usage_record u JOIN price p ON p.id = u.price_id
+         WHERE u.cost <> ((u.prompt - u.cached) * p.input + u.cached * p.cached_input + u.output * p.output + 999999)
+         / 1000000 + p.per_request",
+    ),
+    (
+        "I7 no orphan hold",
+        "SELECT h.id AS row FROM hold h LEFT JOIN node_epoch n ON n.epoch = h.owner_epoch
+         WHERE h.state = 'open' AND (n.epoch IS NULL OR n.ended_at IS NOT NULL)",
+    ),
+    (
+        "I8 key budgets agree",
+        "SELECT b.key_id AS row FROM key_budget b
+         LEFT JOIN (SELECT key_id, SUM(amount) s FROM hold WHERE state = 'open' GROUP BY key_id) h
+         ON h.key_id = b.key_id WHERE b.held <> COALESCE(h.s, 0)",
+    ),
+    (
+        "S1 a session's head is its last message",
+        "SELECT s.id AS row FROM session s WHERE s.head <> (SELECT COUNT(*) FROM message m WHERE m.session_id = s.id)
+         OR s.head <> COALESCE((SELECT MAX(t.seq) FROM turn t WHERE t.session_id = s.id), 0)",
+    ),
+    (
+        "S2 counts of agents and sessions agree",
+        "SELECT a.account_id AS row FROM account a
+         WHERE a.agent_count <> (SELECT COUNT(*) FROM agent g WHERE g.account_id = a.account_id)
+         OR a.session_count <> (SELECT COUNT(*) FROM session s WHERE s.account_id = a.account_id)",
+    ),
+];
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Whether everything agrees.
+    pub ok: bool,
+    /// Each invariant.
+    pub checks: Vec<Check>,
+}
+
+/// One invariant.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What has to hold.
+    pub name: String,
+    /// How many rows break it.
+    pub violations: u64,
+    /// The first of them.
+    pub rows: Vec<String>,
+}
+
+impl Report {
+    /// The report as the API tells it.
+    pub fn to_json(&self) -> serde_json::Value {
+        let invariants: serde_json::Map<_, _> = self
+            .checks
+            .iter()
+            .map(|check| (check.name.clone(), json!({"violations": check.violations, "rows": check.rows})))
+            .collect();
+        json!({"ok": self.ok, "invariants": invariants})
+    }
+}
+
+#[derive(QueryableByName)]
+struct Offender {
+    #[diesel(sql_type = Text)]
+    row: String,
+}
+
+/// Runs every check on one consistent view of the database.
+pub fn run(conn: &mut SqliteConnection) -> QueryResult<Report> {
+    conn.transaction(|conn| {
+        let mut checks = Vec::with_capacity(INVARIANTS.len() + 1);
+        for (name, query) in INVARIANTS {
+            let query = format!("SELECT CAST(row AS TEXT) AS row FROM ({query})");
+            let rows: Vec<Offender> = diesel::sql_query(query).load(conn)?;
+            checks.push(check(name, rows.into_iter().map(|offender| offender.row).collect()));
+        }
+        checks.push(check("H1 the chain of hashes is whole", broken_links(conn)?));
+        Ok(Report { ok: checks.iter().all(|check| check.violations == 0), checks })
+    })
+}
+
+/// Checks the database of a data directory that no server uses, or that one is using.
+pub fn offline(data: &Path) -> anyhow::Result<Report> {
+    let file = connection::database_file(data);
+    anyhow::ensure!(file.exists(), "there is no database at {}", file.display());
+    let mut conn = connection::open_reader(&file)?;
+    conn.batch_execute("PRAGMA query_only = ON;").context("opening the database for reading")?;
+    run(&mut conn).context("checking the ledger")
+}
+
+fn check(name: &str, mut rows: Vec<String>) -> Check {
+    let violations = rows.len() as u64;
+    rows.truncate(ROWS_SHOWN);
+    Check { name: name.to_owned(), violations, rows }
+}
+
+fn broken_links(conn: &mut SqliteConnection) -> QueryResult<Vec<String>> {
+    let mut last: HashMap<String, String> = HashMap::new();
+    let mut broken = Vec::new();
+    let entries = ledger_entry::table
+        .order((ledger_entry::account_id, ledger_entry::seq))
+        .select(EntryRow::as_select())
+        .load_iter::<EntryRow, diesel::connection::DefaultLoadingMode>(conn)?;
+    for entry in entries {
+        let entry = entry?;
+        let previous = last.entry(entry.account_id.clone()).or_default();
+        if entry.hash != entry.chained(previous) {
+            broken.push(format!("{} {}", entry.account_id, entry.seq));
+        }
+        *previous = entry.hash;
+    }
+    Ok(broken)
+}
