@@ -1,0 +1,45 @@
+//! Who may come in now: the server's own state, then the limits of key and account.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::auth::caller::Caller;
+use crate::error::Error;
+use crate::rate_limit::{Class, Permit, RateLimits, Status};
+
+/// The handle to the door. Cheap to clone.
+#[derive(Clone)]
+pub struct Admission {
+    limits: RateLimits,
+    draining: Arc<AtomicBool>,
+}
+
+impl Admission {
+    /// An open door.
+    pub fn new(limits: RateLimits) -> Self {
+        Self { limits, draining: Arc::default() }
+    }
+
+    /// Lets nobody in any more: the server is stopping.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the server is stopping.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Lets a call in, and tells what the rate headers say either way.
+    pub async fn admit(&self, caller: &Arc<Caller>, class: Class) -> (Result<Permit, Error>, Status) {
+        if self.draining() {
+            return (Err(Error::Draining), Status::default());
+        }
+        if class == Class::Chat
+            && let Err(suspended) = caller.active()
+        {
+            return (Err(suspended), Status::default());
+        }
+        self.limits.admit(caller, class).await
+    }
+}

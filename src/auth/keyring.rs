@@ -1,0 +1,100 @@
+//! From a secret to its caller, by memory where possible and by the database where not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use crate::auth::api_key::{self, Digest, KeyKind};
+use crate::auth::caller::{Budget, Caller, Period, Scopes, resolve};
+use crate::billing::money::Nanos;
+use crate::clock;
+use crate::error::Error;
+use crate::id::AccountId;
+use crate::rate_limit::limits::{Limits, ResolvedLimits};
+use crate::store::Store;
+use crate::store::api_key::{KeyRow, Owner};
+
+/// Keys that are remembered.
+const REMEMBERED: u64 = 100_000;
+/// How long; a change made here acts at once all the same.
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
+/// The handle to all keys. Cheap to clone.
+#[derive(Clone)]
+pub struct Keyring {
+    known: Cache<Digest, Arc<Caller>>,
+    changes: Arc<AtomicU64>,
+    store: Store,
+    defaults: ResolvedLimits,
+}
+
+impl Keyring {
+    /// Keys of a store. `defaults` are the limits of accounts without their own.
+    pub fn new(store: Store, defaults: ResolvedLimits) -> Self {
+        let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build();
+        Self { known, changes: Arc::default(), store, defaults }
+    }
+
+    /// The caller of a secret.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] if the key is malformed, unknown, expired or revoked: all the same to a stranger.
+    pub async fn find(&self, secret: &str) -> Result<Arc<Caller>, Error> {
+        let unknown = || Error::Unauthenticated(api_key::masked(secret));
+        let digest = api_key::check(secret).ok_or_else(unknown)?;
+        let caller = match self.known.get(&digest) {
+            Some(caller) => caller,
+            None => self.look_up(digest).await?.ok_or_else(unknown)?,
+        };
+        if caller.expired(clock::now_ms()) { Err(unknown()) } else { Ok(caller) }
+    }
+
+    async fn look_up(&self, digest: Digest) -> Result<Option<Arc<Caller>>, Error> {
+        let before = self.changes.load(Ordering::Acquire);
+        let found = self.store.read(move |conn| crate::store::api_key::find(conn, &digest)).await?;
+        let Some((row, owner)) = found else { return Ok(None) };
+        let Some(caller) = self.read(row, owner).map(Arc::new) else { return Ok(None) };
+        // What was read before a change is not remembered after it.
+        if self.changes.load(Ordering::Acquire) == before {
+            self.known.insert(digest, caller.clone());
+        }
+        Ok(Some(caller))
+    }
+
+    fn read(&self, row: KeyRow, owner: Owner) -> Option<Caller> {
+        let kind = KeyKind::named(&row.kind)?;
+        let (status, account_limits) = owner.unwrap_or_default();
+        let scopes: Vec<String> = serde_json::from_str(&row.scopes).unwrap_or_default();
+        let (key_limits, account_limits) = match kind {
+            KeyKind::Operator => (ResolvedLimits::NONE, ResolvedLimits::NONE),
+            _ => resolve(&self.defaults, &Limits::stored(&account_limits), &Limits::stored(&row.limits)),
+        };
+        Some(Caller {
+            key: row.key_id.into(),
+            kind,
+            account: row.account_id.map_or_else(|| AccountId::from(""), AccountId::from),
+            agent: row.agent_id.map(Into::into),
+            scopes: Scopes::of(kind, &scopes),
+            public: row.public,
+            suspended: status == "suspended",
+            expires_at: row.expires_at,
+            key_limits,
+            account_limits,
+            budget: row.budget.as_deref().and_then(stored_budget),
+        })
+    }
+
+    /// After a key, its account or its agent has changed: everything is looked up anew.
+    pub fn forget(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.known.invalidate_all();
+    }
+}
+
+fn stored_budget(text: &str) -> Option<Budget> {
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    let cap = Nanos::parse(value["amount"].as_str()?).ok()?;
+    Some(Budget { cap, period: Period::named(value["period"].as_str()?)? })
+}

@@ -1,0 +1,5 @@
+//! Who calls: keys, what they are allowed, and how they are looked up.
+
+pub mod api_key;
+pub mod caller;
+pub mod keyring;
