@@ -1,0 +1,163 @@
+//! Reading server-sent events, whatever line ends and packets they come in.
+//!
+//! WHATWG HTML, section 9.2: lines end in LF, CRLF or CR; a line that begins with a colon is a comment; the
+//! `data` lines of an event are joined by LF; an empty line ends the event.
+
+use bytes::{Bytes, BytesMut};
+
+/// The largest event that is read, in bytes.
+pub const MAX_EVENT: usize = 16 * 1024 * 1024;
+
+/// Cuts a stream of bytes into the data of events.
+#[derive(Default)]
+pub struct EventReader {
+    buffer: BytesMut,
+    data: Option<BytesMut>,
+    single: Option<Bytes>,
+    started: bool,
+    after_cr: bool,
+}
+
+/// An event was larger than [`MAX_EVENT`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+impl EventReader {
+    /// Takes in what arrived.
+    ///
+    /// # Errors
+    /// When an unfinished event outgrows its bound.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), TooLarge> {
+        self.buffer.extend_from_slice(bytes);
+        let collected =
+            self.data.as_ref().map_or(0, BytesMut::len) + self.single.as_ref().map_or(0, Bytes::len);
+        if self.buffer.len() + collected > MAX_EVENT { Err(TooLarge) } else { Ok(()) }
+    }
+
+    /// The data of the next whole event.
+    pub fn next(&mut self) -> Option<Bytes> {
+        while let Some(line) = self.next_line() {
+            if !line.is_empty() {
+                self.take_line(line);
+            } else if let Some(data) = self.finish_event() {
+                return Some(data);
+            }
+        }
+        None
+    }
+
+    /// The data of an event that the end of the stream cut off before its empty line.
+    pub fn finish(&mut self) -> Option<Bytes> {
+        if !self.buffer.is_empty() {
+            let line = self.buffer.split().freeze();
+            self.take_line(line);
+        }
+        self.finish_event()
+    }
+
+    fn finish_event(&mut self) -> Option<Bytes> {
+        self.data.take().map(BytesMut::freeze).or(self.single.take())
+    }
+
+    fn next_line(&mut self) -> Option<Bytes> {
+        if self.after_cr && !self.buffer.is_empty() {
+            self.after_cr = false;
+            if self.buffer[0] == b'\n' {
+                let _ = self.buffer.split_to(1);
+            }
+        }
+        if !self.started && !self.buffer.is_empty() {
+            const BOM: &[u8] = b"\xef\xbb\xbf";
+            if self.buffer.len() < BOM.len() && BOM.starts_with(&self.buffer) {
+                return None;
+            }
+            self.started = true;
+            if self.buffer.starts_with(BOM) {
+                let _ = self.buffer.split_to(BOM.len());
+            }
+        }
+        let end = memchr::memchr2(b'\n', b'\r', &self.buffer)?;
+        let mut line = self.buffer.split_to(end + 1);
+        if line[end] == b'\r' {
+            // The LF of a CRLF may still be on its way; it is dropped when it comes.
+            self.after_cr = true;
+        }
+        line.truncate(end);
+        Some(line.freeze())
+    }
+
+    fn take_line(&mut self, line: Bytes) {
+        let Some(rest) = line.strip_prefix(b"data") else { return };
+        let value = match rest {
+            [] => rest,
+            [b':', b' ', value @ ..] | [b':', value @ ..] => value,
+            _ => return,
+        };
+        let value = line.slice_ref(value);
+        match (&mut self.data, self.single.take()) {
+            (Some(data), _) => {
+                data.extend_from_slice(b"\n");
+                data.extend_from_slice(&value);
+            }
+            (None, Some(first)) => {
+                let mut data = BytesMut::from(&first[..]);
+                data.extend_from_slice(b"\n");
+                data.extend_from_slice(&value);
+                self.data = Some(data);
+            }
+            // Nearly every event has one line: its bytes are not copied again.
+            (None, None) => self.single = Some(value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pieces: &[&[u8]]) -> Vec<String> {
+        let mut reader = EventReader::default();
+        let mut events = Vec::new();
+        for piece in pieces {
+            reader.push(piece).expect("small");
+            events.extend(std::iter::from_fn(|| reader.next()));
+        }
+        events.extend(reader.finish());
+        events.into_iter().map(|event| String::from_utf8(event.to_vec()).expect("text")).collect()
+    }
+
+    const STREAM: &[u8] =
+        "\u{feff}: hello\r\n\r\ndata: {\"a\":\"é\"}\r\n\r\nevent: x\ndata:1\ndata: 2\n\ndata: [DONE]\r\r"
+            .as_bytes();
+
+    #[test]
+    fn all_line_ends_are_known() {
+        assert_eq!(read(&[STREAM]), ["{\"a\":\"é\"}", "1\n2", "[DONE]"]);
+    }
+
+    #[test]
+    fn events_survive_any_cut() {
+        let whole = read(&[STREAM]);
+        for cut in 0..STREAM.len() {
+            let (front, back) = STREAM.split_at(cut);
+            assert_eq!(read(&[front, back]), whole, "cut at {cut}");
+        }
+        let bytes: Vec<&[u8]> = STREAM.chunks(1).collect();
+        assert_eq!(read(&bytes), whole);
+    }
+
+    #[test]
+    fn an_event_without_its_empty_line_is_still_read() {
+        assert_eq!(read(&[b"data: a\n\ndata: b"]), ["a", "b"]);
+        assert_eq!(read(&[b"data\n\n"]), [""]);
+        assert_eq!(read(&[b"database: x\n\n"]), [""; 0]);
+    }
+
+    #[test]
+    fn an_endless_event_is_refused() {
+        let mut reader = EventReader::default();
+        let piece = vec![b'x'; 1024 * 1024];
+        let refused = (0..32).find(|_| reader.push(&piece).is_err());
+        assert_eq!(refused, Some(16));
+    }
+}
