@@ -1,0 +1,128 @@
+//! One conversation: at most one running turn, a bounded queue of waiting ones.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+
+use crate::conversation::turn::Conflict;
+use crate::error::{Error, Stop};
+use crate::id::CompletionId;
+use crate::session::LocalRooms;
+use crate::session::conduct::{self, Conversation};
+use crate::session::messages::{Begin, Reload, RunTurn};
+
+/// Turns that may wait for their place.
+pub const WAITING: usize = 8;
+/// How long a turn waits for its place.
+pub const WAIT_LIMIT: Duration = Duration::from_secs(120);
+
+pub struct Session {
+    local: Rc<LocalRooms>,
+    /// What the store has; `None` before it was read, and while a turn has it.
+    conversation: Option<Conversation>,
+    running: Option<CompletionId>,
+    /// The row changed while a turn ran: what that turn brings back is old.
+    stale: bool,
+    waiting: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    run: RunTurn,
+    lease: Arc<()>,
+    since: Instant,
+}
+
+impl Session {
+    pub fn new(local: Rc<LocalRooms>) -> Self {
+        Self { local, conversation: None, running: None, stale: false, waiting: VecDeque::new() }
+    }
+
+    fn start(&mut self, run: RunTurn, lease: Arc<()>, ctx: &mut Context<Self>) {
+        self.running = Some(run.turn.completion.clone());
+        self.stale = false;
+        // A task of its own: a panic in it ends this turn alone.
+        let turn = actix::spawn(conduct::conduct(self.local.clone(), self.conversation.take(), run));
+        let watch = turn.into_actor(self).map(move |ended, session, ctx| {
+            match ended {
+                Ok(conversation) => session.conversation = conversation.filter(|_| !session.stale),
+                Err(panic) => tracing::error!(%panic, "a turn ended by a defect"),
+            }
+            session.running = None;
+            session.next(ctx);
+            drop(lease);
+        });
+        ctx.spawn(watch);
+    }
+
+    fn next(&mut self, ctx: &mut Context<Self>) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            if !waiting.run.reply.is_closed() {
+                return self.start(waiting.run, waiting.lease, ctx);
+            }
+        }
+    }
+
+    fn stop_running(&self, why: Stop) {
+        if let Some(completion) = &self.running {
+            self.local.rooms.turns.stop(completion, why);
+        }
+    }
+
+    fn expire(&mut self) {
+        while self.waiting.front().is_some_and(|first| first.since.elapsed() >= WAIT_LIMIT) {
+            if let Some(late) = self.waiting.pop_front() {
+                // The client may be gone; then nobody is there to be told.
+                let _ = late.run.reply.send(Err(Error::Overloaded));
+            }
+        }
+    }
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+}
+
+impl Handler<Begin> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Begin { run, lease }: Begin, ctx: &mut Self::Context) {
+        if self.running.is_none() {
+            return self.start(run, lease, ctx);
+        }
+        // A client that left has given up its place.
+        self.waiting.retain(|waiting| !waiting.run.reply.is_closed());
+        let refused = match run.turn.conflict {
+            Conflict::Reject => Some(Error::SessionBusy),
+            Conflict::Queue if self.waiting.len() >= WAITING => Some(Error::SessionQueueFull),
+            Conflict::Queue | Conflict::Interrupt => None,
+        };
+        if let Some(error) = refused {
+            let _ = run.reply.send(Err(error));
+            return;
+        }
+        let interrupts = run.turn.conflict == Conflict::Interrupt;
+        let waiting = Waiting { run, lease, since: Instant::now() };
+        if interrupts {
+            self.waiting.push_front(waiting);
+            self.stop_running(Stop::Interrupted);
+        } else {
+            self.waiting.push_back(waiting);
+        }
+        ctx.run_later(WAIT_LIMIT, |session, _| session.expire());
+    }
+}
+
+impl Handler<Reload> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Reload { cancel, .. }: Reload, _: &mut Self::Context) {
+        self.conversation = None;
+        self.stale = true;
+        if cancel {
+            self.stop_running(Stop::Cancelled);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! A turn from the head of its session's queue to the provider's first event.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::billing::catalogue::{self, DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
+use crate::billing::price::Price;
+use crate::billing::{HOLD_LIFE_MS, Hold};
+use crate::clock;
+use crate::conversation::history::History;
+use crate::conversation::message::Message;
+use crate::conversation::turn::{NamedBy, Turn};
+use crate::error::{Error, Invalid, UpstreamFailure, UpstreamKind};
+use crate::id::HoldId;
+use crate::json::Raw;
+use crate::provider::{Answer, Call, Event, Route};
+use crate::rate_limit::{Permit, TokenDebit};
+use crate::session::messages::RunTurn;
+use crate::session::prompt::Prompt;
+use crate::session::relay::{self, First};
+use crate::session::{EVENTS, LocalRooms, Running, SessionKey};
+use crate::store::hold::NewHold;
+
+/// A session's stored state, as its actor holds it between turns.
+#[derive(Default)]
+pub struct Conversation {
+    /// Whether there is a row in the store.
+    pub stored: bool,
+    /// Whether its name is one of ours.
+    pub named_by_server: bool,
+    /// Whether it takes no more turns.
+    pub archived: bool,
+    /// When the last turn ended, in epoch milliseconds.
+    pub updated_at: clock::EpochMs,
+    /// What was said.
+    pub history: History,
+}
+
+/// A turn whose provider has begun to answer.
+pub struct Opened {
+    pub first: First,
+    pub hold: Hold,
+    pub debit: TokenDebit,
+    pub prompt: Prompt,
+    /// Bound of all answers together.
+    pub ceiling: u64,
+    pub between: std::time::Duration,
+    pub deadline: tokio::time::Instant,
+}
+
+/// Runs a turn to its end; answers the conversation as it is then.
+pub async fn conduct(
+    local: Rc<LocalRooms>,
+    known: Option<Conversation>,
+    run: RunTurn,
+) -> Option<Conversation> {
+    let RunTurn { key, turn, permit, mut reply } = run;
+    let started = Instant::now();
+    let (_entered, mut stop) = local.rooms.turns.enter(&turn);
+    let mut conversation = match known {
+        Some(conversation) => conversation,
+        None => match load(&local, &key, turn.named_by).await {
+            Ok(conversation) => conversation,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return None;
+            }
+        },
+    };
+    let opened = tokio::select! {
+        biased;
+        // Whatever was reserved gives itself back; the tokens of the rate limit do not.
+        () = reply.closed() => return Some(conversation),
+        Ok(why) = &mut stop => Err(Error::Stopped(why)),
+        opened = open(&local, &conversation, &turn, &permit) => opened,
+    };
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            let _ = reply.send(Err(error));
+            return Some(conversation);
+        }
+    };
+    let (events, reader) = mpsc::channel(EVENTS);
+    let running = Running {
+        completion: turn.completion.clone(),
+        session: turn.session.clone(),
+        matched: opened.prompt.matched,
+        dropped: opened.prompt.dropped,
+        max_output: turn.max_output.is_none().then_some(opened.hold.granted().max_output),
+        tokens: opened.debit.status,
+        events: reader,
+    };
+    // A client that has left closes the channel with it, which the relay sees.
+    drop(reply.send(Ok(running)));
+    conversation.stored = true;
+    let stored = relay::relay(opened, events, stop, started).await;
+    drop(permit);
+    if let Some(messages) = stored {
+        conversation.updated_at = clock::now_ms();
+        conversation.history.push_turn(messages);
+    }
+    Some(conversation)
+}
+
+async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result<Conversation, Error> {
+    if named_by == NamedBy::Nobody {
+        return Ok(Conversation {
+            named_by_server: true,
+            updated_at: clock::now_ms(),
+            ..Conversation::default()
+        });
+    }
+    let key = key.clone();
+    let found = local.rooms.store.read(move |conn| {
+        use crate::store::session;
+        let found = session::find(conn, key.account.as_str(), key.agent.as_str(), key.name.as_str())?;
+        Ok(match found {
+            Some(row) => Some((session::bodies(conn, row.id)?, row)),
+            None => None,
+        })
+    });
+    let Some((bodies, row)) = found.await? else {
+        return Ok(Conversation { updated_at: clock::now_ms(), ..Conversation::default() });
+    };
+    let mut history = History::default();
+    let mut turn: (i64, Vec<Message>) = (0, Vec::new());
+    for (at, (turn_seq, body)) in bodies.into_iter().enumerate() {
+        let damaged =
+            |cause: String| Error::Internal(format!("session {} message {}: {cause}", row.id, at + 1));
+        let raw = Raw::parse(body).map_err(|cause| damaged(cause.to_string()))?;
+        let message = Message::parse(raw, at).map_err(|cause| damaged(cause.message))?;
+        if turn_seq != turn.0 && !turn.1.is_empty() {
+            history.push_turn(std::mem::take(&mut turn.1));
+        }
+        turn.0 = turn_seq;
+        turn.1.push(message);
+    }
+    if !turn.1.is_empty() {
+        history.push_turn(turn.1);
+    }
+    Ok(Conversation {
+        stored: true,
+        named_by_server: row.named_by == "server",
+        archived: row.status == "archived",
+        updated_at: row.updated_at,
+        history,
+    })
+}
+
+/// Session rules, tokens, money, provider: in this order, and all of it before the first byte to the client.
+async fn open(
+    local: &LocalRooms,
+    conversation: &Conversation,
+    turn: &Turn,
+    permit: &Permit,
+) -> Result<Opened, Error> {
+    check_session(conversation, turn)?;
+    let (route, price) = priced(local, turn)?;
+    let prompt = Prompt::assemble(turn, &conversation.history);
+    let prompt_max = prompt.most_tokens(&route.model);
+    let default_output =
+        catalogue::find(&route.model).map_or(DEFAULT_MAX_OUTPUT, |known| known.default_output);
+    let wanted = turn.max_output.unwrap_or(default_output);
+    let least = turn.max_output.unwrap_or(LEAST_MAX_OUTPUT.min(default_output));
+    let debit = permit.debit(prompt.likely_tokens() + turn.n * wanted).await?;
+    let hold =
+        local.rooms.billing.reserve(new_hold(local, turn, &route, price, prompt_max, wanted, least)).await?;
+    let Some(provider) = local.providers.of(&route) else {
+        return Err(Error::Internal("a route without a provider".to_owned()));
+    };
+    let call = Call {
+        model: route.model,
+        messages: prompt.messages.clone(),
+        fields: turn.fields.clone(),
+        max_output: hold.granted().max_output,
+        stream: turn.stream,
+    };
+    let timeouts = provider.timeouts();
+    let deadline = tokio::time::Instant::now() + timeouts.total;
+    let first = match provider.call(call).await {
+        Ok(Answer::Whole(whole)) => First::whole(whole),
+        Ok(Answer::Stream(mut stream)) => match timeout(timeouts.first_byte, stream.next()).await {
+            Ok(Some(Ok(Event::Chunk(chunk)))) => First::streamed(chunk, stream),
+            Ok(Some(Ok(Event::Done)) | None) => {
+                Err(UpstreamFailure::new(UpstreamKind::Invalid, "an empty stream"))
+            }
+            Ok(Some(Err(failure))) => Err(failure),
+            Err(_) => Err(UpstreamFailure::new(UpstreamKind::Timeout, "no first event in time")),
+        },
+        Err(failure) => Err(failure),
+    };
+    match first {
+        Ok(first) => {
+            let ceiling = turn.n.saturating_mul(hold.granted().max_output);
+            Ok(Opened { first, hold, debit, prompt, ceiling, between: timeouts.between, deadline })
+        }
+        Err(failure) => {
+            tracing::warn!(request = %turn.request, kind = ?failure.kind, cause = %failure.cause, "the provider failed");
+            // Nothing was received: nothing is charged, and nothing counts against the limit of tokens.
+            hold.release("upstream").await?;
+            debit.used(0);
+            Err(failure.into())
+        }
+    }
+}
+
+fn check_session(conversation: &Conversation, turn: &Turn) -> Result<(), Error> {
+    // A name can be guessed: a key that stands in a web page goes on only with names that we made.
+    if turn.caller.public && !conversation.named_by_server {
+        return Err(Error::SessionNotFound);
+    }
+    let idle_ms = clock::now_ms() - conversation.updated_at;
+    let idle_limit =
+        turn.agent.definition.expires_after.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
+    let expired = conversation.stored && idle_limit.is_some_and(|limit| idle_ms / 1_000 >= limit);
+    if conversation.archived || expired { Err(Error::SessionClosed) } else { Ok(()) }
+}
+
+fn priced(local: &LocalRooms, turn: &Turn) -> Result<(Route, std::sync::Arc<Price>), Error> {
+    let model = &turn.agent.definition.model;
+    let unknown = || {
+        let message = format!("the model of agent `{}` is not served here", turn.agent.id);
+        Error::Invalid(Invalid { param: Some("model".to_owned()), code: "model_not_priced", message })
+    };
+    let route = local.rooms.routes.find(model).ok_or_else(unknown)?;
+    let now = clock::now_ms();
+    let prices = local.rooms.billing.prices();
+    let price = route.priced_as.iter().find_map(|name| prices.current(name, now)).ok_or_else(|| {
+        let message =
+            format!("the model of agent `{}` has no price yet; the operator has to set one", turn.agent.id);
+        Error::Invalid(Invalid { param: Some("model".to_owned()), code: "model_not_priced", message })
+    })?;
+    Ok((route, price))
+}
+
+fn new_hold(
+    local: &LocalRooms,
+    turn: &Turn,
+    route: &Route,
+    price: std::sync::Arc<Price>,
+    prompt_max: u64,
+    wanted_output: u64,
+    least_output: u64,
+) -> NewHold {
+    let now = clock::now_ms();
+    NewHold {
+        id: HoldId::random().to_string(),
+        account: turn.agent.account.to_string(),
+        key: turn.caller.key.to_string(),
+        budget: turn.caller.budget.map(|budget| (budget.cap, budget.period.number(now))),
+        agent: turn.agent.id.to_string(),
+        session: turn.session.to_string(),
+        session_by_server: turn.named_by == NamedBy::Nobody,
+        completion: turn.completion.to_string(),
+        model: route.model.clone(),
+        request: turn.request.to_string(),
+        step: 0,
+        price,
+        prompt_max,
+        n: turn.n,
+        wanted_output,
+        least_output,
+        epoch: local.rooms.billing.epoch(),
+        now,
+        expires_at: now + HOLD_LIFE_MS,
+    }
+}

@@ -1,0 +1,188 @@
+//! Conversations: an actor for each, found through a registry, with one turn at a time.
+//!
+//! Owns: the conversations in memory. Touches: the store, the limiter, the ledger and a provider, once each a
+//! turn. If a session's turn panics, that turn ends and its hold closes itself; the next request starts the
+//! session again from the store.
+
+mod actor;
+mod conduct;
+mod messages;
+mod prompt;
+mod registry;
+mod relay;
+pub mod turns;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::billing::Billing;
+use crate::billing::money::Nanos;
+use crate::conversation::turn::Turn;
+use crate::conversation::usage::Usage;
+use crate::error::Error;
+use crate::id::{AccountId, AgentId, CompletionId, SessionName};
+use crate::json::Raw;
+use crate::provider::{Providers, Routes};
+use crate::rate_limit::{Permit, Status};
+use crate::store::Store;
+use messages::{Reload, RunTurn};
+use registry::Registry;
+use turns::Turns;
+
+/// Events that a turn may be ahead of its reader.
+pub const EVENTS: usize = 32;
+/// A client that reads nothing for this long counts as gone.
+pub const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Which conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionKey {
+    /// Whose.
+    pub account: AccountId,
+    /// With whom.
+    pub agent: AgentId,
+    /// Under which name.
+    pub name: SessionName,
+}
+
+/// What every session needs; each thread that runs sessions makes its own.
+#[derive(Clone)]
+pub struct Rooms {
+    /// Where models are called.
+    pub routes: Routes,
+    /// Where conversations are kept.
+    pub store: Store,
+    /// Where money is.
+    pub billing: Billing,
+    /// The turns that run.
+    pub turns: Turns,
+}
+
+/// The same, with the provider clients of one thread.
+pub(crate) struct LocalRooms {
+    pub(crate) rooms: Rooms,
+    pub(crate) providers: Providers,
+}
+
+/// The handle to all sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions {
+    shards: Arc<[Addr<Registry>]>,
+    turns: Turns,
+}
+
+impl Sessions {
+    /// Starts a registry on each of the arbiters. A session idle for `idle` leaves memory.
+    pub fn start(
+        arbiters: &[ArbiterHandle],
+        rooms: &Rooms,
+        idle: Duration,
+        mut gone: impl FnMut() -> oneshot::Sender<()>,
+    ) -> Self {
+        let one = |arbiter: &ArbiterHandle| {
+            let (rooms, gone) = (rooms.clone(), gone());
+            Registry::start_in_arbiter(arbiter, move |ctx| {
+                ctx.set_mailbox_capacity(registry::MAILBOX);
+                Registry::new(rooms, idle, gone)
+            })
+        };
+        Self { shards: arbiters.iter().map(one).collect(), turns: rooms.turns.clone() }
+    }
+
+    /// The turns that run.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    /// Runs a turn in its session; answers at the provider's first event. Dropping the future, or what it
+    /// answers, ends the turn as the client's leaving does.
+    ///
+    /// # Errors
+    /// Everything that can be refused before the first byte.
+    pub async fn run(&self, turn: Turn, permit: Permit) -> Result<Running, Error> {
+        let key = SessionKey {
+            account: turn.agent.account.clone(),
+            agent: turn.agent.id.clone(),
+            name: turn.session.clone(),
+        };
+        let (reply, answer) = oneshot::channel();
+        let run = RunTurn { key, turn, permit, reply };
+        let gone = |what: &str| Error::Internal(format!("the session {what}"));
+        self.shard(&run.key).send(run).await.map_err(|_| gone("registry is gone"))?;
+        answer.await.map_err(|_| gone("ended before it answered"))?
+    }
+
+    /// Makes a session in memory forget what it knows, after its row changed. With `cancel`, a running turn ends.
+    pub async fn reload(&self, key: SessionKey, cancel: bool) {
+        let shard = self.shard(&key).clone();
+        if shard.send(Reload { key, cancel }).await.is_err() {
+            tracing::error!("a session registry is gone");
+        }
+    }
+
+    fn shard(&self, key: &SessionKey) -> &Addr<Registry> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let at = hasher.finish() % self.shards.len() as u64;
+        &self.shards[usize::try_from(at).unwrap_or(0)]
+    }
+}
+
+/// A turn that has begun to answer.
+pub struct Running {
+    /// The answer's id.
+    pub completion: CompletionId,
+    /// The session it belongs to.
+    pub session: SessionName,
+    /// How many of the sent messages were known already.
+    pub matched: usize,
+    /// How many turns were left out of the prompt.
+    pub dropped: usize,
+    /// The bound of the answer, where neither the client nor the agent named one.
+    pub max_output: Option<u64>,
+    /// What the rate headers tell of tokens.
+    pub tokens: Status,
+    /// What happens, in order; the last one is [`TurnEvent::Ended`] or [`TurnEvent::Failed`].
+    pub events: mpsc::Receiver<TurnEvent>,
+}
+
+/// What happens in a turn.
+#[derive(Debug)]
+pub enum TurnEvent {
+    /// A chunk of the provider's, as it came.
+    Delta(Bytes),
+    /// The turn is over and was charged.
+    Ended(Box<Ended>),
+    /// The turn is over before its end; what was received was charged.
+    Failed(Error),
+}
+
+/// The end of a turn, told after the commit.
+#[derive(Debug)]
+pub struct Ended {
+    /// The chunks that tell the end, or the whole answer of a plain call.
+    pub tail: Vec<Bytes>,
+    /// The provider's chunk with usage alone, if it sent one.
+    pub usage_chunk: Option<Bytes>,
+    /// The tokens that were charged for.
+    pub usage: Usage,
+    /// The same in the provider's own words, if it told.
+    pub usage_raw: Option<Raw>,
+    /// What was charged.
+    pub charged: Nanos,
+    /// The account's balance after it.
+    pub balance: Nanos,
+    /// Why the answer ended.
+    pub finish_reason: Option<String>,
+    /// The whole text, of a plain call.
+    pub content: Option<String>,
+    /// From the request to the first event, in milliseconds.
+    pub ttft_ms: u64,
+    /// From the request to the end, in milliseconds.
+    pub duration_ms: u64,
+}

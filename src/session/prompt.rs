@@ -1,0 +1,83 @@
+//! What the provider gets to read: instructions, history, the new messages.
+
+use crate::billing::catalogue::{self, TOKENS_PER_MEDIUM};
+use crate::conversation::history::History;
+use crate::conversation::message::Message;
+use crate::conversation::reply::BYTES_PER_TOKEN;
+use crate::conversation::turn::{Turn, split_new};
+use crate::json::Raw;
+
+/// Tokens that a message may cost beside its text.
+const TOKENS_PER_MESSAGE: u64 = 8;
+/// Tokens that a prompt may cost beside its messages.
+const TOKENS_PER_PROMPT: u64 = 64;
+/// Bytes that every token of a prompt has at least on average, for a floor that a crash may charge.
+const FLOOR_BYTES_PER_TOKEN: u64 = 8;
+/// Fields beside the messages that the model reads.
+const READ_BY_MODEL: [&str; 4] = ["tools", "functions", "response_format", "prediction"];
+
+/// A prompt with its weight.
+pub struct Prompt {
+    /// All messages, in order.
+    pub messages: Vec<Raw>,
+    /// Those that are new, without instructions: what the turn stores.
+    pub new: Vec<Message>,
+    /// How many of the sent messages were known already.
+    pub matched: usize,
+    /// How many turns were left out.
+    pub dropped: usize,
+    bytes: u64,
+    media: u64,
+}
+
+impl Prompt {
+    /// Puts the prompt of a turn together.
+    pub fn assemble(turn: &Turn, history: &History) -> Self {
+        let matched = history.matched(&turn.spoken());
+        let (leading, new) = split_new(&turn.messages, matched);
+        let (kept, dropped) = history.window(turn.agent.definition.context_tokens, &new);
+        let instructions = turn.instructions();
+        let mut prompt = Self {
+            messages: Vec::with_capacity(1 + leading.len() + kept.len() + new.len()),
+            new: Vec::new(),
+            matched,
+            dropped,
+            bytes: turn.agent.definition.instructions.as_ref().map_or(0, |text| text.len() as u64),
+            media: 0,
+        };
+        prompt.messages.extend(instructions);
+        // An answer that was cut before its first token says nothing and would only be refused.
+        for message in leading
+            .iter()
+            .copied()
+            .chain(kept.iter().filter(|message| !message.empty))
+            .chain(new.iter().copied())
+        {
+            prompt.messages.push(message.raw.clone());
+            prompt.bytes += message.text_bytes as u64;
+            prompt.media += message.media as u64;
+        }
+        for name in READ_BY_MODEL {
+            prompt.bytes += turn.fields.given(name).map_or(0, |value| value.bytes().len() as u64);
+        }
+        prompt.new = new.into_iter().filter(|message| !message.role.is_instruction()).cloned().collect();
+        prompt
+    }
+
+    /// The most tokens that it can be: a token of a byte-level vocabulary covers at least one byte.
+    pub fn most_tokens(&self, model: &str) -> u64 {
+        let messages = self.messages.len() as u64 * TOKENS_PER_MESSAGE;
+        let most = self.bytes + messages + TOKENS_PER_PROMPT + self.media * TOKENS_PER_MEDIUM;
+        catalogue::find(model).map_or(most, |known| most.min(known.context))
+    }
+
+    /// What it is likely to be, where the provider does not tell.
+    pub fn likely_tokens(&self) -> u64 {
+        self.bytes.div_ceil(BYTES_PER_TOKEN) + self.messages.len() as u64 + self.media * TOKENS_PER_MEDIUM / 4
+    }
+
+    /// A number of tokens that it has at least.
+    pub fn floor_tokens(&self) -> u64 {
+        (self.bytes / FLOOR_BYTES_PER_TOKEN).max(1)
+    }
+}

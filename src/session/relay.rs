@@ -1,0 +1,280 @@
+//! A turn from the provider's first event to its settlement: copies the answer to the client and charges for it.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::LocalBoxStream;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout, timeout_at};
+
+use crate::conversation::message::Message;
+use crate::conversation::reply::{Chunk, Reply};
+use crate::conversation::turn::Completeness;
+use crate::conversation::usage::{Usage, UsageSource};
+use crate::error::{Error, Stop, UpstreamFailure, UpstreamKind};
+use crate::provider::Event;
+use crate::session::conduct::Opened;
+use crate::session::prompt::Prompt;
+use crate::session::{Ended, STALL_LIMIT, TurnEvent};
+use crate::store::hold::Settlement;
+use crate::store::session::StoredTurn;
+
+/// How often a long call writes down how far it has come.
+const CHECKPOINT: Duration = Duration::from_secs(2);
+/// How long the final frames wait for the commit.
+const COMMIT_WAIT: Duration = Duration::from_secs(5);
+/// A provider's count beyond this many times its ceiling is nonsense.
+const ABSURD: u64 = 4;
+
+type Chunks = LocalBoxStream<'static, Result<Event, UpstreamFailure>>;
+
+/// The provider's first event, taken in.
+pub struct First {
+    reply: Reply,
+    /// What it is for the client: a delta at once, or part of the end.
+    pending: Vec<Bytes>,
+    tail: Vec<Bytes>,
+    usage_chunk: Option<Bytes>,
+    chunks: Option<Chunks>,
+}
+
+impl First {
+    /// A whole answer.
+    pub fn whole(answer: Bytes) -> Result<Self, UpstreamFailure> {
+        let reply = Reply::whole(&answer).map_err(|cause| malformed(&cause))?;
+        Ok(Self { reply, pending: Vec::new(), tail: vec![answer], usage_chunk: None, chunks: None })
+    }
+
+    /// The first chunk of a stream.
+    pub fn streamed(chunk: Bytes, chunks: Chunks) -> Result<Self, UpstreamFailure> {
+        let mut first = Self {
+            reply: Reply::default(),
+            pending: Vec::new(),
+            tail: Vec::new(),
+            usage_chunk: None,
+            chunks: Some(chunks),
+        };
+        let delta = first.take(chunk)?;
+        first.pending.extend(delta);
+        Ok(first)
+    }
+
+    /// Takes in a chunk; answers it if it goes to the client now. The chunks that tell the end wait for the charge.
+    fn take(&mut self, chunk: Bytes) -> Result<Option<Bytes>, UpstreamFailure> {
+        match self.reply.absorb(&chunk).map_err(|cause| malformed(&cause))? {
+            Chunk::Delta => return Ok(Some(chunk)),
+            Chunk::Finish => self.tail.push(chunk),
+            Chunk::Usage => self.usage_chunk = Some(chunk),
+            Chunk::Error(error) => {
+                let cause = format!("an error event: {}", error.text());
+                return Err(UpstreamFailure::new(UpstreamKind::Refused, cause));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn malformed(cause: &serde_json::Error) -> UpstreamFailure {
+    UpstreamFailure::new(UpstreamKind::Invalid, format!("not an answer: {cause}"))
+}
+
+/// Why the reading of the provider ended.
+enum End {
+    Complete,
+    /// The provider went on beyond the bound it was given.
+    Ceiling,
+    ClientGone,
+    Stopped(Stop),
+    Failed(UpstreamFailure),
+}
+
+/// Copies a reply from the provider to the client and settles what was consumed; answers what was stored.
+pub async fn relay(
+    opened: Opened,
+    events: mpsc::Sender<TurnEvent>,
+    mut stop: oneshot::Receiver<Stop>,
+    started: Instant,
+) -> Option<Vec<Message>> {
+    let Opened { mut first, mut hold, debit, prompt, ceiling, between, deadline } = opened;
+    let ttft = started.elapsed();
+    let end = match first.chunks.take() {
+        None => End::Complete,
+        Some(chunks) => {
+            let reading =
+                Reading { first: &mut first, hold: &mut hold, prompt: &prompt, ceiling, between, deadline };
+            // The stream is dropped here: whatever ended the reading, the provider's call ends with it.
+            reading.run(chunks, &events, &mut stop).await
+        }
+    };
+    if !first.reply.received() && !matches!(end, End::Complete) {
+        let released = hold.release("nothing received").await;
+        if !matches!(end, End::ClientGone) {
+            debit.used(0);
+        }
+        if let Some(error) = failure(end).or(released.err()) {
+            let _ = timeout(STALL_LIMIT, events.send(TurnEvent::Failed(error))).await;
+        }
+        return None;
+    }
+    let complete = matches!(end, End::Complete | End::Ceiling);
+    let (usage, source) = count(&first.reply, &prompt, hold.prompt_max(), ceiling);
+    let reply = first.reply.message();
+    let stored = StoredTurn {
+        messages: prompt.new.iter().map(|message| message.raw.text().into_owned()).collect(),
+        reply: reply.text().into_owned(),
+        completeness: if complete { Completeness::Complete } else { Completeness::Incomplete },
+    };
+    debit.used(usage.total());
+    // The last frames say that the turn was charged, so they wait for the commit. If it is late, the ledger goes
+    // on trying; what the client is told is that the end is not known.
+    let settlement = Settlement { usage, source, turn: Some(stored) };
+    let settled = timeout(COMMIT_WAIT, hold.settle(settlement)).await;
+    let settled = settled.unwrap_or_else(|_| Err(Error::StoreUnavailable("the charge is late".to_owned())));
+    let kept = settled.is_ok();
+    let last = match (settled, failure(end)) {
+        (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(error),
+        (Ok(closed), None) => TurnEvent::Ended(Box::new(Ended {
+            tail: std::mem::take(&mut first.tail),
+            usage_chunk: first.usage_chunk.take(),
+            usage: closed.usage,
+            usage_raw: first.reply.usage_raw().filter(|_| source == UsageSource::Upstream).cloned(),
+            charged: closed.charged,
+            balance: closed.balance,
+            finish_reason: first.reply.finish_reason().map(str::to_owned),
+            content: first.reply.content().map(str::to_owned),
+            ttft_ms: millis(ttft),
+            duration_ms: millis(started.elapsed()),
+        })),
+    };
+    let _ = timeout(STALL_LIMIT, events.send(last)).await;
+    let reply = Message::parse(reply, 0).ok()?;
+    kept.then(|| prompt.new.into_iter().chain([reply]).collect())
+}
+
+struct Reading<'a> {
+    first: &'a mut First,
+    hold: &'a mut crate::billing::Hold,
+    prompt: &'a Prompt,
+    ceiling: u64,
+    between: Duration,
+    deadline: tokio::time::Instant,
+}
+
+impl Reading<'_> {
+    async fn run(
+        mut self,
+        mut chunks: Chunks,
+        events: &mpsc::Sender<TurnEvent>,
+        stop: &mut oneshot::Receiver<Stop>,
+    ) -> End {
+        let mut checkpoint = pin!(sleep(CHECKPOINT));
+        for chunk in std::mem::take(&mut self.first.pending) {
+            if let Err(end) = pass(events, chunk).await {
+                return end;
+            }
+        }
+        loop {
+            self.mark();
+            let limit = self.deadline.min(tokio::time::Instant::now() + self.between);
+            let item = tokio::select! {
+                biased;
+                () = events.closed() => return End::ClientGone,
+                Ok(why) = &mut *stop => return End::Stopped(why),
+                () = &mut checkpoint => {
+                    self.hold.checkpoint();
+                    checkpoint.as_mut().reset(tokio::time::Instant::now() + CHECKPOINT);
+                    continue;
+                }
+                item = timeout_at(limit, chunks.next()) => item,
+            };
+            let chunk = match item {
+                Ok(Some(Ok(Event::Chunk(chunk)))) => chunk,
+                Ok(Some(Ok(Event::Done))) => return End::Complete,
+                // Some providers leave out the protocol's end; a stream cut short has no reason to have ended.
+                Ok(None) if self.first.reply.finished() => return End::Complete,
+                Ok(None) => {
+                    let failure = UpstreamFailure::new(UpstreamKind::Invalid, "the stream ended early");
+                    return End::Failed(failure);
+                }
+                Ok(Some(Err(failure))) => return End::Failed(failure),
+                Err(_) => {
+                    return End::Failed(UpstreamFailure::new(UpstreamKind::Timeout, "a stalled stream"));
+                }
+            };
+            match self.first.take(chunk) {
+                Ok(None) => {}
+                Ok(Some(delta)) => {
+                    if self.first.reply.output_floor() > self.ceiling {
+                        let cut = br#"{"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]}"#;
+                        self.first.tail.push(Bytes::from_static(cut));
+                        return End::Ceiling;
+                    }
+                    if let Err(end) = pass(events, delta).await {
+                        return end;
+                    }
+                }
+                Err(failure) => return End::Failed(failure),
+            }
+        }
+    }
+
+    /// Keeps the hold's marks up to date, so that a crash or a panic charges no more than was received.
+    fn mark(&mut self) {
+        if self.first.reply.received() {
+            let output = self.first.reply.output_floor();
+            self.hold.mark(Usage { prompt: self.prompt.floor_tokens(), cached: 0, output });
+        }
+    }
+}
+
+async fn pass(events: &mpsc::Sender<TurnEvent>, delta: Bytes) -> Result<(), End> {
+    match events.try_send(TurnEvent::Delta(delta)) {
+        Ok(()) => Ok(()),
+        Err(TrySendError::Closed(_)) => Err(End::ClientGone),
+        Err(TrySendError::Full(event)) => match timeout(STALL_LIMIT, events.send(event)).await {
+            Ok(Ok(())) => Ok(()),
+            // A client that reads nothing for so long counts as gone.
+            Ok(Err(_)) | Err(_) => Err(End::ClientGone),
+        },
+    }
+}
+
+/// What the client is told of an end that was none.
+fn failure(end: End) -> Option<Error> {
+    match end {
+        End::Complete | End::Ceiling | End::ClientGone => None,
+        End::Stopped(why) => Some(Error::Stopped(why)),
+        End::Failed(failure) => {
+            tracing::warn!(kind = ?failure.kind, cause = %failure.cause, "the provider failed in mid-stream");
+            Some(failure.into())
+        }
+    }
+}
+
+/// The provider's count, or ours where it told none or nonsense; ours never exceeds what the hold covers.
+fn count(reply: &Reply, prompt: &Prompt, prompt_max: u64, ceiling: u64) -> (Usage, UsageSource) {
+    let sane = |usage: &Usage| {
+        usage.prompt <= prompt_max.saturating_mul(ABSURD) && usage.output <= ceiling.saturating_mul(ABSURD)
+    };
+    match reply.usage() {
+        Some(usage) if sane(&usage) => return (usage, UsageSource::Upstream),
+        Some(usage) => tracing::error!(?usage, "the provider's usage is absurd; counted here instead"),
+        None => {}
+    }
+    if !reply.received() {
+        return (Usage::default(), UsageSource::Local);
+    }
+    let usage = Usage {
+        prompt: prompt.likely_tokens().min(prompt_max),
+        cached: 0,
+        output: reply.estimated_output().min(ceiling),
+    };
+    (usage, UsageSource::Local)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
