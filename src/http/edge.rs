@@ -1,0 +1,128 @@
+//! What every answer gets: a request id, the time it took, the rate headers, and errors in one form.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage, ResponseError};
+
+use crate::error::{Error, Invalid};
+use crate::http::error::ApiError;
+use crate::id::RequestId;
+use crate::rate_limit::Status;
+use crate::rate_limit::bucket::Level;
+
+/// Wraps every request.
+///
+/// # Errors
+/// None of its own.
+pub async fn trace(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let started = Instant::now();
+    let id = RequestId::random();
+    request.extensions_mut().insert(id.clone());
+    let mut answer = in_one_form(next.call(request).await?.map_into_boxed_body());
+    log(&answer, &id, started);
+    let status = answer.request().extensions().get::<Status>().copied().unwrap_or_default();
+    let headers = answer.headers_mut();
+    set(headers, "x-request-id", id.as_str());
+    set(headers, "openai-processing-ms", &started.elapsed().as_millis().to_string());
+    rate_headers(headers, &status);
+    Ok(answer)
+}
+
+/// Refusals of actix-web itself have no body that a client could read.
+fn in_one_form(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    let status = answer.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let ours = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if !is_error || ours {
+        return answer;
+    }
+    let error = match status {
+        StatusCode::NOT_FOUND => Error::NotFound("this path"),
+        StatusCode::METHOD_NOT_ALLOWED => Error::MethodNotAllowed,
+        status if status.is_client_error() => {
+            let message = format!("the request cannot be read ({status})");
+            Error::Invalid(Invalid { param: None, code: "invalid_request", message })
+        }
+        status => Error::Internal(format!("an answer without a body: {status}")),
+    };
+    let allow = answer.headers().get(header::ALLOW).cloned();
+    let mut plain = ApiError::from(error).error_response();
+    if let Some(allow) = allow {
+        plain.headers_mut().insert(header::ALLOW, allow);
+    }
+    let (request, _) = answer.into_parts();
+    ServiceResponse::new(request, plain)
+}
+
+fn log(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) {
+    let request = answer.request();
+    let (method, path, status) = (request.method(), request.path(), answer.status().as_u16());
+    let header =
+        |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (client_id, retry) = (header("x-client-request-id"), header("x-stainless-retry-count"));
+    let ms = started.elapsed().as_millis();
+    let error = answer.response().error().and_then(|error| error.as_error::<ApiError>());
+    let cause = error.and_then(ApiError::cause).unwrap_or_default();
+    if status >= 500 && status != 501 {
+        tracing::error!(request = %id, %method, path, status, ms, client_id, retry, cause, "answered");
+    } else {
+        tracing::debug!(request = %id, %method, path, status, ms, client_id, retry, "answered");
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+fn rate_headers(headers: &mut HeaderMap, status: &Status) {
+    if let Some(level) = status.requests {
+        set(headers, "x-ratelimit-limit-requests", &level.limit.to_string());
+        set(headers, "x-ratelimit-remaining-requests", &level.remaining.to_string());
+        set(headers, "x-ratelimit-reset-requests", &span(&level));
+        set(headers, "x-ratelimit-limit", &level.limit.to_string());
+        set(headers, "x-ratelimit-remaining", &level.remaining.to_string());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        set(headers, "x-ratelimit-reset", &(now + level.reset).as_secs().saturating_add(1).to_string());
+    }
+    if let Some(level) = status.tokens {
+        set(headers, "x-ratelimit-limit-tokens", &level.limit.to_string());
+        set(headers, "x-ratelimit-remaining-tokens", &level.remaining.to_string());
+        set(headers, "x-ratelimit-reset-tokens", &span(&level));
+    }
+}
+
+/// A duration as OpenAI writes it: `120ms`, `1s`, `6m0s`.
+fn span(level: &Level) -> String {
+    let ms = level.reset.as_millis();
+    match ms {
+        0..1_000 => format!("{ms}ms"),
+        1_000..60_000 => format!("{}s", ms.div_ceil(1_000)),
+        _ => format!("{}m{}s", ms.div_ceil(1_000) / 60, ms.div_ceil(1_000) % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_span_is_written_as_openai_does() {
+        let text = |ms| span(&Level { limit: 1, remaining: 1, reset: Duration::from_millis(ms) });
+        assert_eq!(text(0), "0ms");
+        assert_eq!(text(120), "120ms");
+        assert_eq!(text(1_000), "1s");
+        assert_eq!(text(1_001), "2s");
+        assert_eq!(text(360_000), "6m0s");
+    }
+}

@@ -1,0 +1,155 @@
+//! `/v2/agents`: a tenant's agents.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Map, Value, json};
+
+use crate::agents::Agents;
+use crate::auth::keyring::Keyring;
+use crate::billing::Billing;
+use crate::clock;
+use crate::conversation::agent::{Agent, Definition};
+use crate::error::{Error, Invalid, Stop};
+use crate::http::access::Tenant;
+use crate::http::body::{self, unknown_field};
+use crate::http::error::ApiError;
+use crate::http::query::Query;
+use crate::id::AgentId;
+use crate::provider::Routes;
+use crate::session::Sessions;
+use crate::store::{self, Store};
+use crate::wire::native::objects;
+
+type Answer = Result<HttpResponse, ApiError>;
+
+/// `POST /v2/agents`.
+pub async fn create(
+    request: HttpRequest,
+    tenant: Tenant,
+    payload: web::Payload,
+    (store, routes, billing): (web::Data<Store>, web::Data<Routes>, web::Data<Billing>),
+) -> Answer {
+    let given = body::read_object(&request, payload).await?.rest();
+    let mut definition = changed(Definition::default(), given)?;
+    if definition.model.is_empty() {
+        routes.default_model().clone_into(&mut definition.model);
+    }
+    check(&definition, &routes, &billing)?;
+    let now = clock::now_ms();
+    let agent = Agent {
+        id: AgentId::random(),
+        account: tenant.account.clone(),
+        definition,
+        created_at: now,
+        updated_at: now,
+    };
+    let new = agent.clone();
+    store.write(move |conn| Ok(store::agent::insert(conn, &new)?)).await?;
+    Ok(HttpResponse::Created().json(objects::agent(&agent)))
+}
+
+/// `GET /v2/agents`.
+pub async fn list(tenant: Tenant, query: Query, store: web::Data<Store>) -> Answer {
+    let (limit, offset) = (query.limit()?, query.offset()?);
+    let owner = tenant.account.clone();
+    let (agents, total) = store
+        .read(move |conn| {
+            let agents = store::agent::list(conn, owner.as_str(), limit, offset)?;
+            let total = store::account::find(conn, owner.as_str())?.map_or(0, |row| row.agent_count);
+            Ok((agents, total))
+        })
+        .await?;
+    let agents: Vec<Value> = agents.iter().map(objects::agent).collect();
+    Ok(HttpResponse::Ok().json(json!({"agents": agents, "total": total})))
+}
+
+/// `GET /v2/agents/{id}`.
+pub async fn show(tenant: Tenant, id: web::Path<String>, agents: web::Data<Agents>) -> Answer {
+    let agent = own(&tenant, &id.into_inner(), &agents).await?;
+    Ok(HttpResponse::Ok().json(objects::agent(&agent)))
+}
+
+/// `PATCH /v2/agents/{id}`.
+pub async fn update(
+    request: HttpRequest,
+    tenant: Tenant,
+    id: web::Path<String>,
+    payload: web::Payload,
+    (store, agents): (web::Data<Store>, web::Data<Agents>),
+    (routes, billing): (web::Data<Routes>, web::Data<Billing>),
+) -> Answer {
+    let given = body::read_object(&request, payload).await?.rest();
+    let mut agent = own(&tenant, &id.into_inner(), &agents).await?;
+    agent.definition = changed(agent.definition, given)?;
+    check(&agent.definition, &routes, &billing)?;
+    agent.updated_at = clock::now_ms();
+    let new = agent.clone();
+    let kept = store.write(move |conn| Ok(store::agent::update(conn, &new)?)).await?;
+    agents.forget(&agent.id);
+    if !kept {
+        return Err(Error::NotFound("the agent").into());
+    }
+    Ok(HttpResponse::Ok().json(objects::agent(&agent)))
+}
+
+/// `DELETE /v2/agents/{id}`: takes its keys and sessions along; billing records stay.
+pub async fn delete(
+    tenant: Tenant,
+    id: web::Path<String>,
+    (store, agents): (web::Data<Store>, web::Data<Agents>),
+    (keyring, sessions): (web::Data<Keyring>, web::Data<Sessions>),
+) -> Answer {
+    let id = AgentId::from(id.into_inner());
+    let (owner, gone) = (tenant.account.clone(), id.clone());
+    let deleted =
+        store.write(move |conn| Ok(store::agent::delete(conn, owner.as_str(), gone.as_str())?)).await?;
+    if !deleted {
+        return Err(Error::NotFound("the agent").into());
+    }
+    agents.forget(&id);
+    keyring.forget();
+    sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// The tenant's agent of that id.
+///
+/// # Errors
+/// [`Error::NotFound`] for one that is not there or another's.
+pub async fn own(tenant: &Tenant, id: &str, agents: &Agents) -> Result<Agent, Error> {
+    let found = agents.find(&AgentId::from(id)).await?.filter(|agent| agent.account == tenant.account);
+    found.map(|agent| (*agent).clone()).ok_or(Error::NotFound("the agent"))
+}
+
+/// `base` with the given fields in the place of its own; each is checked alone, so that an error names it.
+pub fn changed(base: Definition, given: Map<String, Value>) -> Result<Definition, Invalid> {
+    let mut document = serde_json::to_value(base).unwrap_or_default();
+    for (name, value) in given {
+        let Some(place) = document.get_mut(&name) else { return Err(unknown_field(&name)) };
+        let empty = serde_json::to_value(Definition::default()).unwrap_or_default();
+        // `null` clears a field.
+        let value = if value.is_null() { empty[&name].clone() } else { value };
+        serde_json::from_value::<Definition>(json!({name.clone(): value.clone()}))
+            .map_err(|cause| Invalid::value(&name, cause))?;
+        *place = value;
+    }
+    let definition: Definition =
+        serde_json::from_value(document).map_err(|cause| Invalid::json(cause.to_string()))?;
+    definition.check()?;
+    Ok(definition)
+}
+
+fn check(definition: &Definition, routes: &Routes, billing: &Billing) -> Result<(), Error> {
+    if !definition.fallbacks.is_empty() {
+        return Err(Error::NotImplemented("an agent's `fallbacks`"));
+    }
+    let now = clock::now_ms();
+    let route = routes.find(&definition.model);
+    let priced = route.is_some_and(|route| {
+        route.priced_as.iter().any(|name| billing.prices().current(name, now).is_some())
+    });
+    if priced {
+        return Ok(());
+    }
+    let message = format!("the model `{}` has no price; the operator has to set one", definition.model);
+    Err(Invalid { param: Some("model".to_owned()), code: "model_not_priced", message }.into())
+}

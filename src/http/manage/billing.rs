@@ -1,0 +1,61 @@
+//! What a tenant may see of its money.
+
+use actix_web::{HttpResponse, web};
+use serde_json::{Value, json};
+
+use crate::clock;
+use crate::error::{Error, Invalid};
+use crate::http::access::MoneyReader;
+use crate::http::error::ApiError;
+use crate::http::query::Query;
+use crate::store::usage_record::GroupBy;
+use crate::store::{self, Store};
+use crate::wire::native::objects;
+
+type Answer = Result<HttpResponse, ApiError>;
+
+/// What a usage report covers where nothing is said, in days.
+const DEFAULT_DAYS: i64 = 30;
+
+/// `GET /v2/billing/balance`.
+pub async fn balance(reader: MoneyReader, store: web::Data<Store>) -> Answer {
+    let owner = reader.account.clone();
+    let row = store.read(move |conn| store::account::find(conn, owner.as_str())).await?;
+    let row = row.ok_or(Error::NotFound("the account"))?;
+    Ok(HttpResponse::Ok().json(objects::balance(&row)))
+}
+
+/// `GET /v2/billing/transactions`.
+pub async fn transactions(reader: MoneyReader, query: Query, store: web::Data<Store>) -> Answer {
+    let (limit, after) = (query.limit()?, query.number("after", 1..=i64::MAX)?);
+    let owner = reader.account.clone();
+    let mut rows =
+        store.read(move |conn| store::ledger_entry::list(conn, owner.as_str(), after, limit + 1)).await?;
+    let page = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = rows.len() > page;
+    rows.truncate(page);
+    let rows: Vec<Value> = rows.iter().map(|(row, charge)| objects::entry(row, charge.as_ref())).collect();
+    Ok(HttpResponse::Ok().json(json!({"transactions": rows, "has_more": has_more})))
+}
+
+/// `GET /v2/usage`.
+pub async fn usage(reader: MoneyReader, query: Query, store: web::Data<Store>) -> Answer {
+    let to = query.time("to")?.unwrap_or_else(clock::now_ms);
+    let from = query.time("from")?.unwrap_or(to - DEFAULT_DAYS * 86_400_000);
+    if from > to {
+        return Err(Invalid::value("from", "expected a time before `to`").into());
+    }
+    let by = match query.text("group_by") {
+        Some("agent") => GroupBy::Agent,
+        Some("key") => GroupBy::Key,
+        Some("model") => GroupBy::Model,
+        None | Some("day") => GroupBy::Day,
+        Some(_) => return Err(Invalid::value("group_by", "expected agent, key, model or day").into()),
+    };
+    let owner = reader.account.clone();
+    let sums =
+        store.read(move |conn| store::usage_record::sums(conn, owner.as_str(), (from, to), by)).await?;
+    let usage: Vec<Value> = sums.iter().map(objects::usage).collect();
+    let report = json!({"from": clock::rfc3339(from), "to": clock::rfc3339(to), "usage": usage});
+    Ok(HttpResponse::Ok().json(report))
+}

@@ -1,0 +1,8 @@
+//! The management API: tenants on their own things, the operator on all of them.
+
+pub mod agents;
+pub mod billing;
+pub mod health;
+pub mod keys;
+pub mod operator;
+pub mod sessions;

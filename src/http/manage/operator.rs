@@ -1,0 +1,303 @@
+//! `/admin`: accounts, credit, prices, and a look at what runs.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use crate::auth::api_key::KeyKind;
+use crate::auth::keyring::Keyring;
+use crate::billing::Billing;
+use crate::billing::money::Nanos;
+use crate::billing::price::Price;
+use crate::clock;
+use crate::error::{Error, Invalid};
+use crate::http::access::Operator;
+use crate::http::body::{self, Given};
+use crate::http::error::ApiError;
+use crate::http::manage::keys;
+use crate::http::query::Query;
+use crate::id::{AccountId, PriceId};
+use crate::provider::{ProviderKind, Routes};
+use crate::rate_limit::limits::Limits;
+use crate::session::Sessions;
+use crate::store::account::AccountRow;
+use crate::store::ledger_entry::{self, EntryRow, NewEntry};
+use crate::store::{self, Store};
+use crate::wire::native::objects;
+
+type Answer = Result<HttpResponse, ApiError>;
+
+const MAX_NAME: usize = 256;
+const MAX_NOTE: usize = 4_096;
+
+/// `POST /admin/accounts`.
+pub async fn create_account(
+    request: HttpRequest,
+    operator: Operator,
+    payload: web::Payload,
+    store: web::Data<Store>,
+) -> Answer {
+    let mut given = body::read_object(&request, payload).await?;
+    let name = given.required("name", MAX_NAME)?;
+    let balance = given.money("balance")?.unwrap_or(Nanos::ZERO);
+    if balance < Nanos::ZERO {
+        return Err(Invalid::value("balance", "expected nothing or more").into());
+    }
+    let limits = Limits::parse(&given.take("limits").unwrap_or_default(), "limits")?;
+    given.finish()?;
+    let (row, secret) = new_account(&store, name, balance, limits, operator.key.to_string()).await?;
+    let mut object = objects::account(&row);
+    object["key"] = json!(secret);
+    Ok(HttpResponse::Created().json(object))
+}
+
+/// Makes an account with its first key and its opening balance.
+///
+/// # Errors
+/// When the store cannot be written.
+pub async fn new_account(
+    store: &Store,
+    name: String,
+    balance: Nanos,
+    limits: Limits,
+    actor: String,
+) -> Result<(AccountRow, String), Error> {
+    let id = AccountId::random();
+    let row = AccountRow {
+        account_id: id.to_string(),
+        name,
+        status: "active".to_owned(),
+        limits: limits.to_json().to_string(),
+        last_seq: 0,
+        available: 0,
+        held: 0,
+        agent_count: 0,
+        session_count: 0,
+        created_at: clock::now_ms(),
+    };
+    let first = Given::from(json!({"name": "first key"}));
+    let (key, secret) = keys::new_key(KeyKind::Account, Some(&id), None, first)?;
+    let row = store.write(move |conn| {
+        store::account::insert(conn, &row)?;
+        store::api_key::insert(conn, &key)?;
+        if balance > Nanos::ZERO {
+            let opening = NewEntry {
+                account: &row.account_id,
+                kind: "grant",
+                delta: balance.0,
+                actor: &actor,
+                note: Some("opening balance"),
+                now: row.created_at,
+                ..NewEntry::default()
+            };
+            ledger_entry::post(conn, &opening)?;
+        }
+        let made = store::account::find(conn, &row.account_id)?;
+        made.ok_or_else(|| Error::Internal("an account that was just made is not there".to_owned()).into())
+    });
+    Ok((row.await?, secret))
+}
+
+/// `GET /admin/accounts`.
+pub async fn list_accounts(_: Operator, query: Query, store: web::Data<Store>) -> Answer {
+    let (limit, offset) = (query.limit()?, query.offset()?);
+    let (rows, total) = store.read(move |conn| store::account::list(conn, limit, offset)).await?;
+    let accounts: Vec<Value> = rows.iter().map(objects::account).collect();
+    Ok(HttpResponse::Ok().json(json!({"accounts": accounts, "total": total})))
+}
+
+/// `GET /admin/accounts/{id}`.
+pub async fn show_account(_: Operator, id: web::Path<String>, store: web::Data<Store>) -> Answer {
+    Ok(HttpResponse::Ok().json(objects::account(&find(&store, id.into_inner()).await?)))
+}
+
+async fn find(store: &Store, id: String) -> Result<AccountRow, Error> {
+    let row = store.read(move |conn| store::account::find(conn, &id)).await?;
+    row.ok_or(Error::NotFound("the account"))
+}
+
+/// `PATCH /admin/accounts/{id}`.
+pub async fn update_account(
+    request: HttpRequest,
+    _: Operator,
+    id: web::Path<String>,
+    payload: web::Payload,
+    (store, keyring): (web::Data<Store>, web::Data<Keyring>),
+) -> Answer {
+    let mut given = body::read_object(&request, payload).await?;
+    let status = given.text("status", 16)?;
+    if status.as_deref().is_some_and(|status| !matches!(status, "active" | "suspended")) {
+        return Err(Invalid::value("status", "expected active or suspended").into());
+    }
+    let limits = match given.take_even_null("limits") {
+        Some(limits) => Some(Limits::parse(&limits, "limits")?.to_json().to_string()),
+        None => None,
+    };
+    given.finish()?;
+    let id = id.into_inner();
+    let sought = id.clone();
+    let found = store
+        .write(move |conn| Ok(store::account::update(conn, &sought, status.as_deref(), limits.as_deref())?))
+        .await?;
+    keyring.forget();
+    if !found {
+        return Err(Error::NotFound("the account").into());
+    }
+    Ok(HttpResponse::Ok().json(objects::account(&find(&store, id).await?)))
+}
+
+/// `POST /admin/accounts/{id}/credit`: the same reference twice is one credit.
+pub async fn credit(
+    request: HttpRequest,
+    operator: Operator,
+    id: web::Path<String>,
+    payload: web::Payload,
+    store: web::Data<Store>,
+) -> Answer {
+    let mut given = body::read_object(&request, payload).await?;
+    let amount = given.money("amount")?.ok_or_else(|| Invalid::missing("amount"))?;
+    if amount <= Nanos::ZERO {
+        return Err(Invalid::value("amount", "expected more than nothing").into());
+    }
+    let reference = given.required("external_ref", MAX_NAME)?;
+    let note = given.text("note", MAX_NOTE)?;
+    given.finish()?;
+    let (account, actor) = (id.into_inner(), operator.key.to_string());
+    let (entry, new) = store
+        .write(move |conn| {
+            if let Some(earlier) = ledger_entry::by_reference(conn, "topup", &reference)? {
+                if earlier.account_id == account && earlier.delta == amount.0 {
+                    return Ok((earlier, false));
+                }
+                let message =
+                    format!("`{reference}` was credited before, to another account or another amount");
+                return Err(Error::Mismatch(message).into());
+            }
+            let entry = NewEntry {
+                account: &account,
+                kind: "topup",
+                external_ref: Some(&reference),
+                delta: amount.0,
+                actor: &actor,
+                note: note.as_deref(),
+                now: clock::now_ms(),
+                ..NewEntry::default()
+            };
+            Ok((ledger_entry::post(conn, &entry)?, true))
+        })
+        .await?;
+    Ok(if new { HttpResponse::Created() } else { HttpResponse::Ok() }.json(posted(&entry)))
+}
+
+/// `POST /admin/accounts/{id}/adjust`: a correction, signed, with a reason.
+pub async fn adjust(
+    request: HttpRequest,
+    operator: Operator,
+    id: web::Path<String>,
+    payload: web::Payload,
+    store: web::Data<Store>,
+) -> Answer {
+    let mut given = body::read_object(&request, payload).await?;
+    let amount = given.money("amount")?.ok_or_else(|| Invalid::missing("amount"))?;
+    if amount == Nanos::ZERO {
+        return Err(Invalid::value("amount", "expected more or less than nothing").into());
+    }
+    let note = given.required("note", MAX_NOTE)?;
+    given.finish()?;
+    let (account, actor) = (id.into_inner(), operator.key.to_string());
+    let entry = store
+        .write(move |conn| {
+            let entry = NewEntry {
+                account: &account,
+                kind: "adjust",
+                delta: amount.0,
+                actor: &actor,
+                note: Some(&note),
+                now: clock::now_ms(),
+                ..NewEntry::default()
+            };
+            ledger_entry::post(conn, &entry)
+        })
+        .await?;
+    Ok(HttpResponse::Created().json(posted(&entry)))
+}
+
+fn posted(entry: &EntryRow) -> Value {
+    let mut object = objects::entry(entry, None);
+    object["account_id"] = json!(entry.account_id);
+    object
+}
+
+/// `POST /admin/prices`.
+pub async fn set_price(
+    request: HttpRequest,
+    _: Operator,
+    payload: web::Payload,
+    (store, billing): (web::Data<Store>, web::Data<Billing>),
+) -> Answer {
+    let mut given = body::read_object(&request, payload).await?;
+    let model = given.required("model", MAX_NAME)?;
+    let mut money = |name: &str| -> Result<Option<Nanos>, Invalid> {
+        let amount = given.money(name)?;
+        match amount {
+            Some(amount) if amount < Nanos::ZERO => Err(Invalid::value(name, "expected nothing or more")),
+            amount => Ok(amount),
+        }
+    };
+    let input = money("input")?.ok_or_else(|| Invalid::missing("input"))?;
+    let output = money("output")?.ok_or_else(|| Invalid::missing("output"))?;
+    let cached_input = money("cached_input")?.unwrap_or(input);
+    let per_request = money("per_request")?.unwrap_or(Nanos::ZERO);
+    let now = clock::now_ms();
+    let effective_from = given.time("effective_from")?;
+    if effective_from.is_some_and(|from| from < now - 60_000) {
+        return Err(Invalid::value("effective_from", "a price cannot begin in the past").into());
+    }
+    given.finish()?;
+    let price = Price {
+        id: PriceId::random(),
+        model,
+        effective_from: effective_from.unwrap_or(now),
+        input,
+        cached_input,
+        output,
+        per_request,
+    };
+    let new = price.clone();
+    let added = store.write(move |conn| Ok(store::price::insert(conn, &new)?)).await?;
+    if !added {
+        return Err(Invalid::value("effective_from", "this model has a price from that moment on").into());
+    }
+    let object = objects::price(&price);
+    billing.prices().add(price);
+    Ok(HttpResponse::Created().json(object))
+}
+
+/// `GET /admin/prices`.
+pub async fn list_prices(_: Operator, billing: web::Data<Billing>) -> Answer {
+    let prices: Vec<Value> = billing.prices().all().iter().map(|price| objects::price(price)).collect();
+    Ok(HttpResponse::Ok().json(json!({"prices": prices})))
+}
+
+/// `GET /admin/providers`.
+pub async fn providers(_: Operator, routes: web::Data<Routes>) -> Answer {
+    let one = |provider: &crate::provider::ProviderConfig| match &provider.kind {
+        ProviderKind::OpenAi { base_url, .. } => {
+            json!({"name": provider.name, "kind": "openai", "base_url": base_url, "model": provider.model})
+        }
+        ProviderKind::Demo => json!({"name": provider.name, "kind": "demo", "model": provider.model}),
+    };
+    let providers: Vec<Value> = routes.providers().iter().map(one).collect();
+    Ok(HttpResponse::Ok().json(json!({"providers": providers})))
+}
+
+/// `GET /admin/ledger/verify`.
+pub async fn verify(_: Operator, store: web::Data<Store>) -> Answer {
+    let report = store.read(store::verify::run).await?;
+    Ok(HttpResponse::Ok().json(report.to_json()))
+}
+
+/// `GET /admin/streams`.
+pub async fn streams(_: Operator, sessions: web::Data<Sessions>) -> Answer {
+    let turns: Vec<Value> = sessions.turns().list().iter().map(objects::running).collect();
+    Ok(HttpResponse::Ok().json(json!({"streams": turns})))
+}

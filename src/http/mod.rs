@@ -1,0 +1,25 @@
+//! The thin edge: reads requests, hands them on, writes answers. The only room that knows actix-web.
+
+mod access;
+mod body;
+mod edge;
+pub mod error;
+mod manage;
+pub use manage::keys;
+mod native;
+mod openai;
+mod query;
+pub mod routes;
+mod sse;
+
+pub use edge::trace;
+pub use routes::configure;
+
+/// What the edge needs of the configuration.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// The largest body that is read, in bytes.
+    pub max_body: usize,
+    /// When the server started.
+    pub started: std::time::Instant,
+}

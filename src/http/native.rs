@@ -1,0 +1,85 @@
+//! `POST /v1/agents/{agent_id}/chat`: one message in, one text out.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::error::{Error, Invalid};
+use crate::http::access::Authenticated;
+use crate::http::error::ApiError;
+use crate::http::openai::{Rooms, chat_headers, into_turn, whole};
+use crate::http::{body, sse};
+use crate::json::{Fields, ObjectWriter, Raw};
+use crate::wire::openai::chat::{ChatRequest, Told};
+
+/// The call itself.
+///
+/// # Errors
+/// Everything that can be refused before the first byte.
+pub async fn chat(
+    request: HttpRequest,
+    caller: Authenticated,
+    agent: web::Path<String>,
+    payload: web::Payload,
+    rooms: Rooms,
+) -> Result<HttpResponse, ApiError> {
+    let (caller, permit) = caller.chat(&request).await?;
+    let money = caller.sees_money();
+    let answered = async {
+        let body = body::read(&request, payload, rooms.settings()).await?;
+        let chat = ChatRequest::read(&as_completion(&body)?)?;
+        let agent = rooms.agent(&caller, Some(agent.into_inner())).await?;
+        let stream = chat.stream;
+        let (turn, _) = into_turn(&request, &caller, agent, chat, rooms.routes())?;
+        let told = Told {
+            completion: turn.completion.to_string(),
+            agent: turn.agent.id.to_string(),
+            session: turn.session.to_string(),
+            created: 0,
+            money,
+        };
+        let running = rooms.sessions().run(turn, permit).await?;
+        let mut answer = HttpResponse::Ok();
+        chat_headers(&request, &running, &mut answer);
+        if stream {
+            return Ok(sse::respond(answer, running.events, sse::Writer::native(told)));
+        }
+        let ended = whole(running).await?;
+        let mut usage = json!({
+            "input_tokens": ended.usage.prompt,
+            "output_tokens": ended.usage.output,
+            "total_tokens": ended.usage.total(),
+        });
+        if money {
+            usage["cost"] = ended.charged.to_string().into();
+        }
+        Ok(answer.json(json!({"response": ended.content, "session_id": told.session, "usage": usage})))
+    };
+    answered.await.map_err(|error: Error| ApiError::told(error, money))
+}
+
+/// The same request as a chat completion.
+fn as_completion(body: &Bytes) -> Result<Bytes, Error> {
+    let mut fields = Fields::parse(body)
+        .map_err(|cause| Invalid::json(format!("the body is not a JSON object: {cause}")))?;
+    let message = fields.remove("message").filter(|message| !message.is_null());
+    let message = message.ok_or_else(|| Invalid::missing("message"))?;
+    let text: String = message.read().map_err(|_| Invalid::value("message", "expected a string"))?;
+    if text.is_empty() {
+        return Err(Invalid::value("message", "expected a text that is not empty").into());
+    }
+    let mut completion = ObjectWriter::with_capacity(body.len() + 64);
+    completion.field("messages", Raw::of(&json!([{"role": "user", "content": text}])).bytes());
+    for name in ["session_id", "stream"] {
+        if let Some(value) = fields.remove(name) {
+            completion.field(name, value.bytes());
+        }
+    }
+    if fields.remove("metadata").is_some_and(|metadata| !metadata.is_null()) {
+        return Err(Error::NotImplemented("the field metadata"));
+    }
+    match fields.iter().next() {
+        Some((name, _)) => Err(body::unknown_field(name).into()),
+        None => Ok(completion.finish()),
+    }
+}

@@ -1,0 +1,282 @@
+//! `POST /v1/chat/completions` and `GET /v1/models`.
+
+use std::sync::Arc;
+
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use serde_json::{Value, json};
+
+use crate::agents::Agents;
+use crate::auth::caller::Caller;
+use crate::clock;
+use crate::conversation::agent::Agent;
+use crate::conversation::turn::{Conflict, NamedBy, Turn};
+use crate::error::{Error, Invalid};
+use crate::http::access::{Authenticated, ModelReader, named_agent};
+use crate::http::error::ApiError;
+use crate::http::{HttpSettings, body, sse};
+use crate::id::{AgentId, CompletionId, RequestId, SessionName};
+use crate::provider::Routes;
+use crate::rate_limit::Status;
+use crate::session::{Ended, Running, Sessions, TurnEvent};
+use crate::store::Store;
+use crate::wire::openai::chat::{self, ChatRequest, Dialect, Told};
+
+/// `POST /v1/chat/completions` and `POST /v2/chats/openai`.
+///
+/// # Errors
+/// Everything that can be refused before the first byte.
+pub async fn create(
+    request: HttpRequest,
+    caller: Authenticated,
+    payload: web::Payload,
+    rooms: Rooms,
+) -> Result<HttpResponse, ApiError> {
+    let (caller, permit) = caller.chat(&request).await?;
+    let money = caller.sees_money();
+    let answered = async {
+        let body = body::read(&request, payload, &rooms.settings).await?;
+        let mut chat = ChatRequest::read(&body)?;
+        let agent = rooms.agent(&caller, chat.agent.take()).await?;
+        let (turn, style) = into_turn(&request, &caller, agent, chat, &rooms.routes)?;
+        let running = rooms.sessions.run(turn, permit).await?;
+        respond(&request, running, style).await
+    };
+    answered.await.map_err(|error| ApiError::told(error, money))
+}
+
+/// The handles that a chat needs.
+pub struct Rooms {
+    settings: web::Data<HttpSettings>,
+    agents: web::Data<Agents>,
+    routes: web::Data<Routes>,
+    sessions: web::Data<Sessions>,
+}
+
+impl actix_web::FromRequest for Rooms {
+    type Error = ApiError;
+    type Future = std::future::Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut actix_web::dev::Payload) -> Self::Future {
+        fn handle<T: 'static>(request: &HttpRequest) -> Result<web::Data<T>, Error> {
+            let missing = || Error::Internal(format!("no {}", std::any::type_name::<T>()));
+            request.app_data::<web::Data<T>>().cloned().ok_or_else(missing)
+        }
+        let all = || -> Result<Self, Error> {
+            Ok(Self {
+                settings: handle(request)?,
+                agents: handle(request)?,
+                routes: handle(request)?,
+                sessions: handle(request)?,
+            })
+        };
+        std::future::ready(all().map_err(ApiError::from))
+    }
+}
+
+impl Rooms {
+    /// The server's settings of the edge.
+    pub fn settings(&self) -> &HttpSettings {
+        &self.settings
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The providers.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// The agent of a chat.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`] for one that the key may not see.
+    pub async fn agent(&self, caller: &Caller, named: Option<String>) -> Result<Arc<Agent>, Error> {
+        let id = named_agent(caller, named)?;
+        let found = self.agents.find(&id).await?.filter(|agent| agent.account == caller.account);
+        found.ok_or_else(|| Error::ModelNotFound(id.to_string()))
+    }
+}
+
+/// How the answer is to be written.
+pub struct Style {
+    told: Told,
+    stream: bool,
+    dialect: Dialect,
+    include_usage: bool,
+}
+
+/// What a request's headers and body come to, as a turn.
+pub fn into_turn(
+    request: &HttpRequest,
+    caller: &Arc<Caller>,
+    agent: Arc<Agent>,
+    chat: ChatRequest,
+    routes: &Routes,
+) -> Result<(Turn, Style), Error> {
+    let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
+    not_yet(&header)?;
+    let conflict = match header("x-session-conflict") {
+        None | Some("queue") => Conflict::Queue,
+        Some("reject") => Conflict::Reject,
+        Some("interrupt") => Conflict::Interrupt,
+        Some(_) => {
+            return Err(Invalid::value("X-Session-Conflict", "expected queue, reject or interrupt").into());
+        }
+    };
+    let chat = chat.with_defaults(&agent)?;
+    let in_header =
+        header("x-session-id").map(|name| chat::session_name(name, "X-Session-Id")).transpose()?;
+    if let (Some(header), Some(body)) = (&in_header, &chat.session)
+        && header != body
+    {
+        return Err(Invalid::value("session_id", "the header X-Session-Id names another session").into());
+    }
+    if let Some(route) = routes.find(&agent.definition.model) {
+        routes.check_price(&route, &chat.fields)?;
+    }
+    let named = chat.session.or(in_header);
+    let named_by = if named.is_some() { NamedBy::Client } else { NamedBy::Nobody };
+    let session = named.unwrap_or_else(SessionName::random);
+    let id = request.extensions().get::<RequestId>().cloned().unwrap_or_else(RequestId::random);
+    let turn = Turn {
+        caller: caller.clone(),
+        completion: CompletionId::random(),
+        request: id,
+        session,
+        named_by,
+        messages: chat.messages,
+        fields: chat.fields,
+        stream: chat.stream,
+        n: chat.n,
+        max_output: chat.max_output,
+        conflict,
+        agent,
+    };
+    let told = Told {
+        completion: turn.completion.to_string(),
+        agent: turn.agent.id.to_string(),
+        session: turn.session.to_string(),
+        created: clock::now_ms() / 1_000,
+        money: caller.sees_money(),
+    };
+    let style = Style { told, stream: chat.stream, dialect: chat.dialect, include_usage: chat.include_usage };
+    Ok((turn, style))
+}
+
+/// What is described and not built yet is refused, never ignored.
+fn not_yet<'a>(header: &impl Fn(&str) -> Option<&'a str>) -> Result<(), Error> {
+    if header("idempotency-key").is_some() {
+        return Err(Error::NotImplemented("the header Idempotency-Key"));
+    }
+    match header("x-on-disconnect") {
+        None | Some("cancel") => Ok(()),
+        Some("continue") => Err(Error::NotImplemented("the header X-On-Disconnect: continue")),
+        Some(_) => Err(Invalid::value("X-On-Disconnect", "expected cancel or continue").into()),
+    }
+}
+
+async fn respond(request: &HttpRequest, running: Running, style: Style) -> Result<HttpResponse, Error> {
+    let mut answer = HttpResponse::Ok();
+    chat_headers(request, &running, &mut answer);
+    if style.stream {
+        let writer = match style.dialect {
+            Dialect::OpenAi => sse::Writer::openai(style.told, style.include_usage),
+            Dialect::Native => sse::Writer::native(style.told),
+        };
+        return Ok(sse::respond(answer, running.events, writer));
+    }
+    let ended = whole(running).await?;
+    let text = chat::answer(&style.told, &ended)
+        .ok_or_else(|| Error::Internal("an answer that is no object".into()))?;
+    Ok(answer.content_type("application/json").body(text))
+}
+
+/// Waits for the end of a plain call.
+///
+/// # Errors
+/// When the turn fails, or ends without a word.
+pub async fn whole(mut running: Running) -> Result<Ended, Error> {
+    match running.events.recv().await {
+        Some(TurnEvent::Ended(ended)) => Ok(*ended),
+        Some(TurnEvent::Failed(error)) => Err(error),
+        Some(TurnEvent::Delta(_)) | None => Err(Error::Internal("a plain turn without an end".to_owned())),
+    }
+}
+
+/// The headers that every chat answer has.
+pub fn chat_headers(request: &HttpRequest, running: &Running, answer: &mut HttpResponseBuilder) {
+    if let Some(tokens) = running.tokens.tokens {
+        let mut status = request.extensions().get::<Status>().copied().unwrap_or_default();
+        status.tokens = Some(tokens);
+        request.extensions_mut().insert(status);
+    }
+    let mut set = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            answer.insert_header((HeaderName::from_static(name), value));
+        }
+    };
+    set("x-completion-id", running.completion.to_string());
+    set("x-session-id", running.session.to_string());
+    if running.matched > 0 {
+        set("x-history-matched", running.matched.to_string());
+    }
+    if running.dropped > 0 {
+        set("x-context-dropped", running.dropped.to_string());
+    }
+    if let Some(bound) = running.max_output {
+        set("x-max-completion-tokens", bound.to_string());
+    }
+}
+
+/// `GET /v1/models`.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn models(
+    caller: ModelReader,
+    agents: web::Data<Agents>,
+    store: web::Data<Store>,
+) -> Result<HttpResponse, ApiError> {
+    /// The most agents that one answer lists: OpenAI's clients do not page.
+    const MOST: i64 = 10_000;
+    let listed: Vec<Value> = match &caller.agent {
+        Some(own) => agents.find(own).await?.iter().map(|agent| model_object(agent)).collect(),
+        None => {
+            let owner = caller.account.clone();
+            let found =
+                store.read(move |conn| crate::store::agent::list(conn, owner.as_str(), MOST, 0)).await?;
+            found.iter().map(model_object).collect()
+        }
+    };
+    Ok(HttpResponse::Ok().json(json!({"object": "list", "data": listed})))
+}
+
+/// `GET /v1/models/{id}`.
+///
+/// # Errors
+/// [`Error::ModelNotFound`] for an agent that the key may not see.
+pub async fn model(
+    caller: ModelReader,
+    id: web::Path<String>,
+    agents: web::Data<Agents>,
+) -> Result<HttpResponse, ApiError> {
+    let id = named_agent(&caller, Some(id.into_inner()))?;
+    let found =
+        agents.find(&AgentId::from(id.as_str())).await?.filter(|agent| agent.account == caller.account);
+    let agent = found.ok_or_else(|| Error::ModelNotFound(id.to_string()))?;
+    Ok(HttpResponse::Ok().json(model_object(&agent)))
+}
+
+fn model_object(agent: &Agent) -> Value {
+    json!({
+        "id": agent.id.as_str(),
+        "object": "model",
+        "created": agent.created_at / 1_000,
+        "owned_by": agent.account.as_str(),
+        "name": agent.definition.name,
+    })
+}

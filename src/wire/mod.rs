@@ -1,0 +1,4 @@
+//! What goes over the wire: reading requests, writing answers. No I/O, no decisions.
+
+pub mod native;
+pub mod openai;

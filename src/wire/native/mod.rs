@@ -1,0 +1,4 @@
+//! Switchboard's own dialect, and the objects of its management API.
+
+pub mod objects;
+pub mod stream;
