@@ -1,0 +1,239 @@
+//! The first start: an account, an agent and keys to try the server with.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+
+use crate::auth::api_key::KeyKind;
+use crate::billing::Billing;
+use crate::billing::catalogue;
+use crate::billing::money::Nanos;
+use crate::clock;
+use crate::conversation::agent::{Agent, Definition};
+use crate::error::Error;
+use crate::http::keys::new_key;
+use crate::id::{AccountId, AgentId};
+use crate::provider::Routes;
+use crate::store::account::AccountRow;
+use crate::store::ledger_entry::{self, NewEntry};
+use crate::store::{self, Store};
+
+/// What the demo account starts with.
+const OPENING_BALANCE: Nanos = Nanos(5_000_000_000);
+/// Who a set-up by the server itself is booked to.
+const ACTOR: &str = "bootstrap";
+/// Where the operator's token is kept for the command line.
+pub const OPERATOR_FILE: &str = "operator.token";
+/// Where the account's key is kept for the command line.
+pub const ACCOUNT_FILE: &str = "account.key";
+
+/// What there is to start with.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// The first account, if there is one.
+    pub account: Option<String>,
+    /// The first agent, if there is one.
+    pub agent: Option<String>,
+    /// Secrets that were made just now.
+    pub secrets: Option<Secrets>,
+}
+
+/// The secrets of the first start.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    /// Chat with the agent.
+    pub agent_key: String,
+    /// Everything of the account.
+    pub account_key: String,
+    /// Everything of the server.
+    pub operator_token: String,
+}
+
+/// Gives the default model a price if it has none; what was chosen, for people.
+///
+/// # Errors
+/// When the store cannot be written.
+pub async fn price_default_model(
+    store: &Store,
+    billing: &Billing,
+    routes: &Routes,
+) -> Result<Option<String>, Error> {
+    let model = routes.default_model();
+    let Some(route) = routes.find(model) else { return Ok(None) };
+    let now = clock::now_ms();
+    if route.priced_as.iter().any(|name| billing.prices().current(name, now).is_some()) {
+        return Ok(None);
+    }
+    let (price, known) = catalogue::starting_price(model, now);
+    let new = price.clone();
+    store.write(move |conn| Ok(store::price::insert(conn, &new)?)).await?;
+    let from = if known { "from the catalogue" } else { "not in the catalogue, so a guess" };
+    let told = format!(
+        "{model} costs {} USD in and {} USD out per million tokens ({from}; change it with `switchboard price set`)",
+        short(price.input),
+        short(price.output)
+    );
+    billing.prices().add(price);
+    Ok(Some(told))
+}
+
+fn short(amount: Nanos) -> String {
+    let text = amount.to_string();
+    let text = text.trim_end_matches('0');
+    if text.ends_with('.') { format!("{text}00") } else { text.to_owned() }
+}
+
+/// Sets up the demo account on an empty database; else tells what is there.
+///
+/// # Errors
+/// When the store cannot be written or the token files cannot be made.
+pub async fn run(store: &Store, routes: &Routes, data: &Path) -> anyhow::Result<Bootstrap> {
+    if !store.read(store::account::none).await? {
+        let (account, agent) =
+            store.read(|conn| Ok((store::account::first(conn)?, store::agent::first(conn)?))).await?;
+        return Ok(Bootstrap {
+            account: account.map(|row| row.account_id),
+            agent: agent.map(|agent| agent.id.to_string()),
+            secrets: None,
+        });
+    }
+    let now = clock::now_ms();
+    let account = AccountRow {
+        account_id: AccountId::random().to_string(),
+        name: "demo".to_owned(),
+        status: "active".to_owned(),
+        limits: "{}".to_owned(),
+        last_seq: 0,
+        available: 0,
+        held: 0,
+        agent_count: 0,
+        session_count: 0,
+        created_at: now,
+    };
+    let agent = Agent {
+        id: AgentId::random(),
+        account: account.account_id.as_str().into(),
+        definition: Definition {
+            name: "Demo agent".to_owned(),
+            model: routes.default_model().to_owned(),
+            instructions: Some("You are a helpful assistant. Answer briefly.".to_owned()),
+            ..Definition::default()
+        },
+        created_at: now,
+        updated_at: now,
+    };
+    let named = |name: &str| json!({"name": name}).into();
+    let owner = agent.account.clone();
+    let (operator_row, operator_token) =
+        new_key(KeyKind::Operator, None, None, named("first operator token")).map_err(Error::from)?;
+    let (account_row, account_key) =
+        new_key(KeyKind::Account, Some(&owner), None, named("first account key")).map_err(Error::from)?;
+    let (agent_row, agent_key) =
+        new_key(KeyKind::Agent, Some(&owner), Some(&agent.id), named("first agent key"))
+            .map_err(Error::from)?;
+    // First the files: a crash in between leaves tokens that nobody knows yet, not an operator without one.
+    write_secret(&data.join(OPERATOR_FILE), &operator_token)?;
+    write_secret(&data.join(ACCOUNT_FILE), &account_key)?;
+    let (account_id, agent_id) = (account.account_id.clone(), agent.id.to_string());
+    store
+        .write(move |conn| {
+            store::account::insert(conn, &account)?;
+            for row in [&operator_row, &account_row, &agent_row] {
+                store::api_key::insert(conn, row)?;
+            }
+            store::agent::insert(conn, &agent)?;
+            let opening = NewEntry {
+                account: &account.account_id,
+                kind: "grant",
+                delta: OPENING_BALANCE.0,
+                actor: ACTOR,
+                note: Some("opening balance"),
+                now,
+                ..NewEntry::default()
+            };
+            ledger_entry::post(conn, &opening).map(drop)
+        })
+        .await?;
+    Ok(Bootstrap {
+        account: Some(account_id),
+        agent: Some(agent_id),
+        secrets: Some(Secrets { agent_key, account_key, operator_token }),
+    })
+}
+
+/// Writes a file that only its owner reads.
+fn write_secret(file: &Path, secret: &str) -> anyhow::Result<()> {
+    write_whole(file, &format!("{secret}\n"))
+}
+
+/// Writes a file whole or not at all, readable by its owner alone.
+fn write_whole(file: &Path, text: &str) -> anyhow::Result<()> {
+    let mut draft = file.as_os_str().to_owned();
+    draft.push(".new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let write = || -> std::io::Result<()> {
+        let mut draft_file = options.open(&draft)?;
+        draft_file.write_all(text.as_bytes())?;
+        draft_file.sync_all()?;
+        fs::rename(&draft, file)
+    };
+    write().with_context(|| format!("writing {}", file.display()))
+}
+
+impl Bootstrap {
+    /// Tells programs where the server is and how to call it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_json(&self, file: &Path, url: &str) -> anyhow::Result<()> {
+        let mut object = Map::new();
+        let mut put = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                object.insert(name.to_owned(), Value::from(value));
+            }
+        };
+        put("url", Some(url));
+        put("account_id", self.account.as_deref());
+        put("agent_id", self.agent.as_deref());
+        if let Some(secrets) = &self.secrets {
+            put("agent_key", Some(&secrets.agent_key));
+            put("account_key", Some(&secrets.account_key));
+            put("operator_token", Some(&secrets.operator_token));
+        }
+        write_whole(file, &format!("{}\n", Value::Object(object)))
+    }
+
+    /// What a newcomer reads on the first start.
+    pub fn welcome(&self, url: &str, data: &Path) -> Option<String> {
+        let Secrets { agent_key, account_key, operator_token } = self.secrets.as_ref()?;
+        let agent = self.agent.as_deref()?;
+        let data = data.display();
+        Some(format!(
+            r#"
+First start: an account with 5.00 USD and an agent were set up. The secrets are shown this once.
+  agent           {agent}
+  agent key       {agent_key}
+  account key     {account_key}  (kept in {data}/{ACCOUNT_FILE})
+  operator token  {operator_token}  (kept in {data}/{OPERATOR_FILE})
+
+Try it with curl:
+
+curl -N {url}/v1/chat/completions -H "Authorization: Bearer {agent_key}" -H "Content-Type: application/json" -d '{{"model":"{agent}","stream":true,"messages":[{{"role":"user","content":"Hello!"}}]}}'
+
+or in Python (pip install openai):
+
+from openai import OpenAI
+client = OpenAI(base_url="{url}/v1", api_key="{agent_key}")
+stream = client.chat.completions.create(model="{agent}", messages=[{{"role": "user", "content": "Hello!"}}], stream=True)
+for chunk in stream:
+    print(chunk.choices[0].delta.content or "", end="", flush=True)
+"#
+        ))
+    }
+}

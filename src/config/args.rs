@@ -1,0 +1,53 @@
+//! The flags of the server.
+
+use std::path::PathBuf;
+
+/// How the server is started. What is not said here comes from the environment, then from the file.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// Configuration file (TOML). Without it, switchboard.toml is read if it is there
+    #[arg(long, value_name = "FILE", env = "SWITCHBOARD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", env = "SWITCHBOARD_LISTEN")]
+    pub listen: Option<String>,
+    /// Directory of the database and of the first keys [default: ./data]
+    #[arg(long, value_name = "DIR", env = "SWITCHBOARD_DATA")]
+    pub data: Option<PathBuf>,
+    /// Base URL of an OpenAI-compatible provider, such as https://api.openai.com/v1
+    #[arg(long, value_name = "URL", env = "SWITCHBOARD_PROVIDER_URL")]
+    pub provider_url: Option<String>,
+    /// The provider's API key
+    #[arg(long, value_name = "KEY", env = "SWITCHBOARD_PROVIDER_KEY", hide_env_values = true)]
+    pub provider_key: Option<String>,
+    /// The provider's model, which agents use that name none
+    #[arg(long, value_name = "MODEL", env = "SWITCHBOARD_PROVIDER_MODEL")]
+    pub provider_model: Option<String>,
+    /// Origin whose pages may call this server; may be repeated
+    #[arg(long, value_name = "ORIGIN", env = "SWITCHBOARD_CORS_ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<String>,
+    /// Limits of accounts without their own: none, or pairs such as requests_per_minute=600,concurrency=50
+    #[arg(long, value_name = "LIMITS", env = "SWITCHBOARD_DEFAULT_LIMITS")]
+    pub default_limits: Option<String>,
+    /// Largest body of a chat request, in bytes [default: 20000000]
+    #[arg(long, value_name = "BYTES", env = "SWITCHBOARD_MAX_BODY_BYTES")]
+    pub max_body_bytes: Option<String>,
+    /// How long running answers may go on after SIGTERM, in seconds [default: 20]
+    #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_SHUTDOWN_TIMEOUT")]
+    pub shutdown_timeout: Option<String>,
+    /// How long an idle session stays in memory, in seconds [default: 300]
+    #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_SESSION_IDLE")]
+    pub session_idle: Option<String>,
+    /// Write URL, ids and, on the first start, secrets to this file as JSON once the server is ready
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap_json: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, or a filter such as switchboard=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = "SWITCHBOARD_LOG")]
+    pub log: Option<String>,
+    /// Log lines as JSON
+    #[arg(long, env = "SWITCHBOARD_LOG_JSON")]
+    pub log_json: bool,
+    /// Only check the configuration; exits 0 if it is sound
+    #[arg(long)]
+    pub check: bool,
+}

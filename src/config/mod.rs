@@ -1,0 +1,324 @@
+//! The configuration: a TOML file, then the environment, then flags. Read and checked once, all faults at once.
+
+mod args;
+mod detect;
+mod file;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use args::ServeArgs;
+use file::Table;
+
+use crate::provider::{OutputField, ProviderConfig, ProviderKind, Timeouts};
+use crate::rate_limit::limits::{Limits, ResolvedLimits};
+
+/// The file that is read where none is named, if it is there.
+pub const DEFAULT_FILE: &str = "switchboard.toml";
+
+/// Everything that a server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where the database and the keys of the first start lie.
+    pub data: PathBuf,
+    /// Who answers; at least one.
+    pub providers: Vec<ProviderConfig>,
+    /// How the providers were chosen, for people.
+    pub provider_origin: String,
+    /// Origins whose pages may call.
+    pub cors_origins: Vec<String>,
+    /// The largest body of a chat request, in bytes.
+    pub max_body: usize,
+    /// How long running turns may go on after a signal to stop.
+    pub shutdown_timeout: Duration,
+    /// How long an idle session stays in memory.
+    pub session_idle: Duration,
+    /// Limits of accounts without their own.
+    pub default_limits: ResolvedLimits,
+    /// Where ids and secrets of the first start are written for programs.
+    pub bootstrap_json: Option<PathBuf>,
+}
+
+/// What is wrong with a configuration, all of it.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration has {} fault(s):{}", .0.len(), list(.0))]
+pub struct Faults(pub Vec<String>);
+
+fn list(faults: &[String]) -> String {
+    faults.iter().fold(String::new(), |mut text, fault| {
+        let _ = write!(text, "\n  - {fault}");
+        text
+    })
+}
+
+impl Config {
+    /// Reads file, environment and flags. Looks for a local Ollama if nothing names a provider.
+    ///
+    /// # Errors
+    /// Every fault that was found.
+    pub fn read(args: &ServeArgs) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let mut file = file::read(args.config.as_deref(), &mut faults);
+        let defaults = ResolvedLimits::DEFAULT;
+        let number =
+            |given: Option<&String>, file: Option<u64>, name: &str, faults: &mut Vec<String>| match given {
+                None => file,
+                Some(text) => text.parse().ok().or_else(|| {
+                    faults.push(format!("{name}: expected a whole number, found `{text}`"));
+                    None
+                }),
+            };
+        let listen = args.listen.clone().or(file.text("listen", &mut faults));
+        let listen = listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+        let listen = listen.parse().unwrap_or_else(|_| {
+            faults.push(format!("listen: expected an address such as 127.0.0.1:8080, found `{listen}`"));
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        });
+        let data = args.data.clone().or(file.text("data", &mut faults).map(PathBuf::from));
+        let in_file = file.number("max_body_bytes", &mut faults);
+        let max_body = number(args.max_body_bytes.as_ref(), in_file, "max_body_bytes", &mut faults);
+        let in_file = file.number("shutdown_timeout_s", &mut faults);
+        let shutdown = number(args.shutdown_timeout.as_ref(), in_file, "shutdown_timeout_s", &mut faults);
+        let in_file = file.number("session_idle_s", &mut faults);
+        let idle = number(args.session_idle.as_ref(), in_file, "session_idle_s", &mut faults);
+        if idle == Some(0) {
+            faults.push("session_idle_s: expected at least 1".to_owned());
+        }
+        let default_limits = match &args.default_limits {
+            Some(text) => limits_from_flag(text, &defaults, &mut faults),
+            None => file.limits("default_limits", &defaults, &mut faults),
+        };
+        let listed = file.list("cors_origins", &mut faults);
+        let cors_origins = if args.cors_origin.is_empty() { listed } else { args.cors_origin.clone() };
+        for origin in cors_origins.iter().filter(|origin| !is_origin(origin)) {
+            faults.push(format!(
+                "cors_origins: expected an origin such as https://example.com, found `{origin}`"
+            ));
+        }
+        let mut providers = providers_from_flags(args, &mut faults);
+        let flagged = !providers.is_empty();
+        providers.extend(file.tables("providers", &mut faults).into_iter().filter_map(|mut table| {
+            let provider = provider_from_file(&mut table, &mut faults);
+            faults.extend(table.unknown());
+            provider
+        }));
+        faults.extend(file.unknown());
+        for (at, provider) in providers.iter().enumerate() {
+            if providers[..at].iter().any(|earlier| earlier.name == provider.name) {
+                faults.push(format!("providers: two are called `{}`", provider.name));
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Faults(faults));
+        }
+        let (providers, provider_origin) = if providers.is_empty() {
+            let (provider, origin) = detect::provider(args.provider_model.as_deref());
+            (vec![provider], origin)
+        } else {
+            (
+                providers,
+                if flagged { "from the command line" } else { "from the configuration file" }.to_owned(),
+            )
+        };
+        Ok(Self {
+            listen,
+            data: data.unwrap_or_else(|| PathBuf::from("./data")),
+            providers,
+            provider_origin,
+            cors_origins,
+            max_body: usize::try_from(max_body.unwrap_or(20_000_000)).unwrap_or(usize::MAX),
+            shutdown_timeout: Duration::from_secs(shutdown.unwrap_or(20)),
+            session_idle: Duration::from_secs(idle.unwrap_or(300)),
+            default_limits,
+            bootstrap_json: args.bootstrap_json.clone(),
+        })
+    }
+
+    /// The configuration as a file would say it, with secrets masked.
+    pub fn to_toml(&self) -> String {
+        let mut root = toml::Table::new();
+        let whole = |number: u64| toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+        root.insert("listen".into(), self.listen.to_string().into());
+        root.insert("data".into(), self.data.display().to_string().into());
+        root.insert("max_body_bytes".into(), whole(self.max_body as u64));
+        root.insert("shutdown_timeout_s".into(), whole(self.shutdown_timeout.as_secs()));
+        root.insert("session_idle_s".into(), whole(self.session_idle.as_secs()));
+        root.insert("cors_origins".into(), self.cors_origins.clone().into());
+        let limits = &self.default_limits;
+        let all = [
+            limits.requests_per_minute,
+            limits.tokens_per_minute,
+            limits.concurrency,
+            limits.management_per_minute,
+        ];
+        let set = Limits::NAMES.iter().zip(all);
+        let set = set.map(|(name, limit)| ((*name).to_owned(), limit.map_or_else(|| "none".into(), whole)));
+        root.insert("default_limits".into(), toml::Value::Table(set.collect()));
+        let providers = self.providers.iter().map(provider_table).collect::<Vec<_>>();
+        root.insert("providers".into(), providers.into());
+        toml::to_string(&root).unwrap_or_default()
+    }
+}
+
+fn provider_table(provider: &ProviderConfig) -> toml::Table {
+    let mut table = toml::Table::new();
+    table.insert("name".into(), provider.name.clone().into());
+    match &provider.kind {
+        ProviderKind::Demo => {
+            table.insert("kind".into(), "demo".into());
+        }
+        ProviderKind::OpenAi { base_url, api_key, output_field } => {
+            table.insert("kind".into(), "openai".into());
+            table.insert("base_url".into(), base_url.clone().into());
+            if api_key.is_some() {
+                table.insert("api_key".into(), "***".into());
+            }
+            table.insert("output_field".into(), output_field.as_str().into());
+        }
+    }
+    table.insert("model".into(), provider.model.clone().into());
+    let timeouts = provider.timeouts;
+    for (name, time) in [
+        ("connect_timeout_s", timeouts.connect),
+        ("first_byte_timeout_s", timeouts.first_byte),
+        ("chunk_timeout_s", timeouts.between),
+        ("total_timeout_s", timeouts.total),
+    ] {
+        table.insert(name.into(), i64::try_from(time.as_secs()).unwrap_or(i64::MAX).into());
+    }
+    table
+}
+
+fn providers_from_flags(args: &ServeArgs, faults: &mut Vec<String>) -> Vec<ProviderConfig> {
+    let Some(url) = &args.provider_url else {
+        if args.provider_key.is_some() {
+            faults.push("--provider-key: needs --provider-url beside it".to_owned());
+        }
+        return Vec::new();
+    };
+    check_url("--provider-url", url, faults);
+    if args.provider_model.is_none() {
+        faults.push("--provider-url: needs --provider-model beside it".to_owned());
+    }
+    vec![ProviderConfig {
+        name: "provider".to_owned(),
+        kind: openai_kind(url, args.provider_key.as_deref(), None),
+        model: args.provider_model.clone().unwrap_or_default(),
+        timeouts: Timeouts::DEFAULT,
+    }]
+}
+
+fn provider_from_file(table: &mut Table, faults: &mut Vec<String>) -> Option<ProviderConfig> {
+    let name = table.text("name", faults);
+    let model = table.text("model", faults);
+    let seconds = |table: &mut Table, key: &str, default: Duration, faults: &mut Vec<String>| {
+        table.number(key, faults).map_or(default, Duration::from_secs)
+    };
+    let defaults = Timeouts::DEFAULT;
+    let timeouts = Timeouts {
+        connect: seconds(table, "connect_timeout_s", defaults.connect, faults),
+        first_byte: seconds(table, "first_byte_timeout_s", defaults.first_byte, faults),
+        between: seconds(table, "chunk_timeout_s", defaults.between, faults),
+        total: seconds(table, "total_timeout_s", defaults.total, faults),
+    };
+    let at = table.at().to_owned();
+    let kind = table.text("kind", faults);
+    let kind = match kind.as_deref() {
+        Some("demo") => ProviderKind::Demo,
+        None | Some("openai") => {
+            let url = table.text("base_url", faults).unwrap_or_else(|| {
+                faults.push(format!("{at}.base_url: is required"));
+                String::new()
+            });
+            if !url.is_empty() {
+                check_url(&format!("{at}.base_url"), &url, faults);
+            }
+            let key = table.text("api_key", faults).or_else(|| key_from_environment(table, &at, faults));
+            let field = match table.text("output_field", faults).as_deref() {
+                None => None,
+                Some("max_tokens") => Some(OutputField::MaxTokens),
+                Some("max_completion_tokens") => Some(OutputField::MaxCompletionTokens),
+                Some(other) => {
+                    let expected = "expected max_tokens or max_completion_tokens";
+                    faults.push(format!("{at}.output_field: {expected}, found `{other}`"));
+                    None
+                }
+            };
+            openai_kind(&url, key.as_deref(), field)
+        }
+        Some(other) => {
+            faults.push(format!("{at}.kind: expected openai or demo, found `{other}`"));
+            return None;
+        }
+    };
+    if name.is_none() {
+        faults.push(format!("{at}.name: is required"));
+    }
+    let model = model.or_else(|| matches!(kind, ProviderKind::Demo).then(|| "demo".to_owned()));
+    if model.is_none() {
+        faults.push(format!("{at}.model: is required (the model of agents that name none)"));
+    }
+    Some(ProviderConfig { name: name?, kind, model: model?, timeouts })
+}
+
+fn key_from_environment(table: &mut Table, at: &str, faults: &mut Vec<String>) -> Option<String> {
+    let variable = table.text("api_key_env", faults)?;
+    std::env::var(&variable).ok().filter(|key| !key.is_empty()).or_else(|| {
+        faults.push(format!("{at}.api_key_env: the environment has no `{variable}`"));
+        None
+    })
+}
+
+/// OpenAI itself wants the newer name of the output bound; everybody else knows the older one.
+fn openai_kind(url: &str, key: Option<&str>, field: Option<OutputField>) -> ProviderKind {
+    let own = url.contains("://api.openai.com/") || url.ends_with("://api.openai.com");
+    let fitting = if own { OutputField::MaxCompletionTokens } else { OutputField::MaxTokens };
+    ProviderKind::OpenAi {
+        base_url: url.trim_end_matches('/').to_owned(),
+        api_key: key.filter(|key| !key.is_empty()).map(|key| key.to_owned().into()),
+        output_field: field.unwrap_or(fitting),
+    }
+}
+
+fn check_url(name: &str, url: &str, faults: &mut Vec<String>) {
+    let parsed: Option<awc::http::Uri> = url.parse().ok();
+    let http =
+        |uri: &awc::http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+    if !parsed.as_ref().is_some_and(http) {
+        faults.push(format!("{name}: expected a URL such as https://api.openai.com/v1, found `{url}`"));
+    } else if url.contains('@') || url.contains('?') {
+        faults.push(format!("{name}: credentials and queries have no place in the URL"));
+    }
+}
+
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or(text.strip_prefix("http://"));
+    rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', ' ']))
+}
+
+/// `none`, or `name=number` pairs with commas between them.
+fn limits_from_flag(text: &str, defaults: &ResolvedLimits, faults: &mut Vec<String>) -> ResolvedLimits {
+    if text == "none" {
+        return ResolvedLimits::NONE;
+    }
+    let mut fields = serde_json::Map::new();
+    for pair in text.split(',') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = match value.trim() {
+            "none" => serde_json::Value::Null,
+            text => text.parse::<u64>().map_or_else(|_| text.into(), Into::into),
+        };
+        fields.insert(name.trim().to_owned(), value);
+    }
+    match Limits::parse(&fields.into(), "default_limits") {
+        Ok(limits) => limits.over(defaults),
+        Err(invalid) => {
+            faults.push(format!("--default-limits: {}", invalid.message));
+            *defaults
+        }
+    }
+}

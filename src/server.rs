@@ -1,0 +1,269 @@
+//! Starts the actors, hands out the handles, shuts down in order.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use actix::{Arbiter, ArbiterHandle};
+use actix_cors::Cors;
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::{Condition, from_fn};
+use actix_web::{App, HttpServer, web};
+use anyhow::Context;
+use futures_util::future::select_all;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::admission::Admission;
+use crate::agents::Agents;
+use crate::auth::keyring::Keyring;
+use crate::billing::Billing;
+use crate::billing::price::PriceBook;
+use crate::bootstrap::{self, Bootstrap};
+use crate::clock;
+use crate::config::Config;
+use crate::error::Stop;
+use crate::http::{self, HttpSettings};
+use crate::provider::Routes;
+use crate::rate_limit::RateLimits;
+use crate::session::turns::Turns;
+use crate::session::{Rooms, Sessions};
+use crate::store::connection;
+use crate::store::writer::Writer;
+use crate::store::{self, Store};
+
+/// Connections at the same time.
+const MAX_CONNECTIONS: usize = 50_000;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 8_192;
+/// How long a connection may stay without a request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long turns that were told to end may take to settle.
+const SETTLE_WAIT: Duration = Duration::from_secs(10);
+/// How long the last bytes may take to leave, in seconds.
+const FLUSH_WAIT_S: u64 = 2;
+
+/// Everything that runs, and what ends it.
+struct Server {
+    store: Store,
+    billing: Billing,
+    sessions: Sessions,
+    admission: Admission,
+    keyring: Keyring,
+    agents: Agents,
+    routes: Routes,
+    epoch: i64,
+    writer_thread: std::thread::JoinHandle<()>,
+    /// Each resolves when a shared actor or the writer is gone.
+    vital: Vec<oneshot::Receiver<()>>,
+    _arbiters: Vec<Arbiter>,
+    _lock: File,
+}
+
+/// Runs a server until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or a part that it cannot do without is gone.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    actix::System::new().block_on(async move {
+        let mut server = start(config).await?;
+        let priced = bootstrap::price_default_model(&server.store, &server.billing, &server.routes).await?;
+        let bootstrap = bootstrap::run(&server.store, &server.routes, &config.data).await?;
+        let settings = HttpSettings { max_body: config.max_body, started };
+        let (listener, address) = listen(config, &server, settings)?;
+        let handle = listener.handle();
+        let listening = actix::spawn(listener);
+        announce(config, &bootstrap, &format!("http://{address}"), priced.as_deref())?;
+        tracing::info!(%address, ready_ms = started.elapsed().as_millis(), "ready");
+        let end = wait_for_end(std::mem::take(&mut server.vital)).await;
+        shut_down(server, &handle, config.shutdown_timeout).await?;
+        drop(listening.await);
+        end
+    })
+}
+
+/// Opens the store, closes what an earlier run left open, starts the actors.
+async fn start(config: &Config) -> anyhow::Result<Server> {
+    let lock = lock(&config.data)?;
+    let file = connection::database_file(&config.data);
+    let mut conn = connection::open_writer(&file)?;
+    let now = clock::now_ms();
+    let recovered = conn
+        .immediate_transaction(|conn| store::hold::recover(conn, now))
+        .map_err(|cause| anyhow::anyhow!("closing the holds of an earlier run: {cause:?}"))?;
+    if recovered != store::hold::Recovered::default() {
+        let (settled, released) = (recovered.settled, recovered.released);
+        tracing::warn!(settled, released, "holds of an earlier run were closed");
+    }
+    let node = format!("pid {}", std::process::id());
+    let epoch = conn.immediate_transaction(|conn| store::epoch::begin(conn, &node, now))?;
+    let prices = PriceBook::default();
+    for price in store::price::all(&mut conn)? {
+        prices.add(price);
+    }
+    let mut vital = Vec::new();
+    let mut gone = || {
+        let (sender, receiver) = oneshot::channel();
+        vital.push(receiver);
+        sender
+    };
+    let (writer, writer_thread) = Writer::start(conn, gone()).context("starting the writer")?;
+    let store = Store::new(connection::open_readers(&file)?, writer);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let arbiters: Vec<Arbiter> = (0..cores + 2).map(|_| Arbiter::new()).collect();
+    let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
+    let billing = Billing::start(&handles[0], store.clone(), prices, epoch, gone());
+    let limits = RateLimits::start(&handles[1], gone());
+    let routes = Routes::new(config.providers.clone());
+    let rooms = Rooms {
+        routes: routes.clone(),
+        store: store.clone(),
+        billing: billing.clone(),
+        turns: Turns::default(),
+    };
+    let sessions = Sessions::start(&handles[2..], &rooms, config.session_idle, gone);
+    Ok(Server {
+        keyring: Keyring::new(store.clone(), config.default_limits),
+        agents: Agents::new(store.clone()),
+        admission: Admission::new(limits),
+        store,
+        billing,
+        sessions,
+        routes,
+        epoch,
+        writer_thread,
+        vital,
+        _arbiters: arbiters,
+        _lock: lock,
+    })
+}
+
+/// One server a data directory.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(data).with_context(|| format!("making the data directory {}", data.display()))?;
+    let file = File::create(data.join("lock")).context("making the lock file of the data directory")?;
+    file.try_lock().with_context(|| format!("another server uses the data directory {}", data.display()))?;
+    Ok(file)
+}
+
+fn listen(
+    config: &Config,
+    server: &Server,
+    settings: HttpSettings,
+) -> anyhow::Result<(actix_web::dev::Server, SocketAddr)> {
+    let origins = config.cors_origins.clone();
+    let settings = web::Data::new(settings);
+    let store = web::Data::new(server.store.clone());
+    let billing = web::Data::new(server.billing.clone());
+    let sessions = web::Data::new(server.sessions.clone());
+    let admission = web::Data::new(server.admission.clone());
+    let keyring = web::Data::new(server.keyring.clone());
+    let agents = web::Data::new(server.agents.clone());
+    let routes = web::Data::new(server.routes.clone());
+    let bound = HttpServer::new(move || {
+        App::new()
+            .app_data(settings.clone())
+            .app_data(store.clone())
+            .app_data(billing.clone())
+            .app_data(sessions.clone())
+            .app_data(admission.clone())
+            .app_data(keyring.clone())
+            .app_data(agents.clone())
+            .app_data(routes.clone())
+            .wrap(from_fn(http::trace))
+            .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+            .configure(http::configure)
+    })
+    .h1_allow_half_closed(false) // else a client that leaves a silent stream is never noticed
+    .tcp_nodelay(true) // else a stream of small writes waits 40 ms for an acknowledgement
+    .keep_alive(KEEP_ALIVE)
+    .max_connections(MAX_CONNECTIONS)
+    .backlog(BACKLOG)
+    .shutdown_timeout(FLUSH_WAIT_S)
+    .disable_signals()
+    .bind(config.listen)
+    .with_context(|| format!("listening on {}", config.listen))?;
+    let address = bound.addrs().first().copied().context("no address to listen on")?;
+    Ok((bound.run(), address))
+}
+
+fn cors(origins: &[String]) -> Cors {
+    let exposed = [
+        "x-request-id",
+        "x-session-id",
+        "x-completion-id",
+        "x-history-matched",
+        "x-context-dropped",
+        "x-max-completion-tokens",
+        "retry-after",
+        "x-should-retry",
+        "openai-processing-ms",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-tokens",
+    ];
+    let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(exposed).max_age(3_600);
+    origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
+}
+
+/// Tells people and programs that the server is there.
+fn announce(config: &Config, bootstrap: &Bootstrap, url: &str, priced: Option<&str>) -> anyhow::Result<()> {
+    println!("Switchboard {} listens on {url}", env!("CARGO_PKG_VERSION"));
+    for (at, provider) in config.providers.iter().enumerate() {
+        let origin = if at == 0 { format!(" ({})", config.provider_origin) } else { String::new() };
+        println!("Provider: {}, model {}{origin}", provider.name, provider.model);
+    }
+    println!(
+        "To change it: --provider-url with --provider-model, OPENAI_API_KEY, a running Ollama, or switchboard.toml"
+    );
+    if let Some(priced) = priced {
+        println!("Price: {priced}");
+    }
+    if let Some(welcome) = bootstrap.welcome(url, &config.data) {
+        println!("{welcome}");
+    }
+    match &config.bootstrap_json {
+        Some(file) => bootstrap.write_json(file, url),
+        None => Ok(()),
+    }
+}
+
+/// Resolves on a signal to stop; with an error when a vital part is gone.
+async fn wait_for_end(vital: Vec<oneshot::Receiver<()>>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        _ = select_all(vital) => Err(anyhow::anyhow!("a vital part of the server ended; see the log")),
+    }
+}
+
+/// No new work; running turns end, at last by being told to; everything is settled; then the doors close.
+async fn shut_down(server: Server, handle: &ServerHandle, grace: Duration) -> anyhow::Result<()> {
+    tracing::info!("stopping: no new work, running answers may end");
+    server.admission.drain();
+    let turns = server.sessions.turns();
+    if timeout(grace, turns.all_ended()).await.is_err() {
+        tracing::warn!(running = turns.list().len(), "the time is over; running answers are ended");
+        turns.stop_where(Stop::Draining, |_| true);
+        if timeout(SETTLE_WAIT, turns.all_ended()).await.is_err() {
+            tracing::error!("some turns did not end; the next start settles them");
+        }
+    }
+    handle.stop(true).await;
+    server.billing.flush().await;
+    let (store, epoch) = (server.store, server.epoch);
+    store.write(move |conn| Ok(store::epoch::end(conn, epoch, clock::now_ms())?)).await?;
+    store.writer().stop();
+    let joined = tokio::task::spawn_blocking(move || server.writer_thread.join()).await?;
+    joined.map_err(|_| anyhow::anyhow!("the writer ended by a defect"))?;
+    tracing::info!("stopped");
+    Ok(())
+}
