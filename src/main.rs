@@ -24,7 +24,6 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value a process")]
 enum Command {
     /// Start the server (the default)
     Serve(ServeArgs),

@@ -1,5 +1,6 @@
 //! Providers that speak OpenAI's chat completions: OpenAI, vLLM, Ollama, llama.cpp and many more.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -252,7 +253,10 @@ fn request_body(call: Call, output_field: OutputField) -> Bytes {
         if at > 0 {
             list.push(b',');
         }
-        list.extend_from_slice(message.bytes());
+        match output_field {
+            OutputField::MaxCompletionTokens => list.extend_from_slice(message.bytes()),
+            OutputField::MaxTokens => list.extend_from_slice(with_known_role(message).bytes()),
+        }
     }
     list.push(b']');
     body.field("messages", &list);
@@ -270,6 +274,18 @@ fn request_body(call: Call, output_field: OutputField) -> Bytes {
         body.field("stream_options", stream_options(&call.fields).bytes());
     }
     body.finish()
+}
+
+/// `developer` is OpenAI's newer name of `system`, which most others refuse.
+fn with_known_role(message: &Raw) -> Cow<'_, Raw> {
+    if memchr::memmem::find(message.bytes(), b"developer").is_some()
+        && let Ok(mut fields) = Fields::parse(message.bytes())
+        && fields.get("role").is_some_and(|role| &role.bytes()[..] == b"\"developer\"")
+    {
+        fields.set("role", Raw::of("system"));
+        return Cow::Owned(fields.to_raw());
+    }
+    Cow::Borrowed(message)
 }
 
 /// The client's own options, with usage always asked for.
@@ -389,6 +405,14 @@ mod tests {
         let body = request_body(call, OutputField::MaxCompletionTokens);
         let expected = r#"{"model":"real","messages":[{"role":"user","content":"hi"}],"top_k":1.50,"max_completion_tokens":7,"stream":true,"stream_options":{"include_obfuscation":false,"include_usage":true}}"#;
         assert_eq!(std::str::from_utf8(&body).expect("text"), expected);
+    }
+
+    #[test]
+    fn the_newer_role_is_translated_for_those_who_do_not_know_it() {
+        let newer = Raw::trusted("{\"role\":\"developer\",\"content\":\"a developer\"}");
+        assert_eq!(with_known_role(&newer).text(), "{\"role\":\"system\",\"content\":\"a developer\"}");
+        let user = Raw::trusted("{\"role\":\"user\",\"content\":\"developer\"}");
+        assert_eq!(with_known_role(&user).text(), user.text());
     }
 
     #[test]
