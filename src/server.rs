@@ -250,6 +250,7 @@ async fn shut_down(server: Server, handle: &ServerHandle, grace: Duration) -> an
     tracing::info!("stopping: no new work, running answers may end");
     server.admission.drain();
     let turns = server.sessions.turns();
+    turns.close();
     if timeout(grace, turns.all_ended()).await.is_err() {
         tracing::warn!(running = turns.list().len(), "the time is over; running answers are ended");
         turns.stop_where(Stop::Draining, |_| true);

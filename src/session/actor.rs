@@ -27,6 +27,8 @@ pub struct Session {
     /// The row changed while a turn ran: what that turn brings back is old.
     stale: bool,
     waiting: VecDeque<Waiting>,
+    /// Whether the one timer runs that looks for turns that have waited too long.
+    timed: bool,
 }
 
 struct Waiting {
@@ -37,7 +39,14 @@ struct Waiting {
 
 impl Session {
     pub fn new(local: Rc<LocalRooms>) -> Self {
-        Self { local, conversation: None, running: None, stale: false, waiting: VecDeque::new() }
+        Self {
+            local,
+            conversation: None,
+            running: None,
+            stale: false,
+            waiting: VecDeque::new(),
+            timed: false,
+        }
     }
 
     fn start(&mut self, run: RunTurn, lease: Arc<()>, ctx: &mut Context<Self>) {
@@ -71,12 +80,21 @@ impl Session {
         }
     }
 
-    fn expire(&mut self) {
-        while self.waiting.front().is_some_and(|first| first.since.elapsed() >= WAIT_LIMIT) {
-            if let Some(late) = self.waiting.pop_front() {
+    /// Refuses turns that have waited too long, now and again when the next one will have.
+    fn expire(&mut self, ctx: &mut Context<Self>) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            if waiting.since.elapsed() < WAIT_LIMIT {
+                self.waiting.push_back(waiting);
+            } else {
                 // The client may be gone; then nobody is there to be told.
-                let _ = late.run.reply.send(Err(Error::Overloaded));
+                let _ = waiting.run.reply.send(Err(Error::Overloaded));
             }
+        }
+        let next = self.waiting.iter().map(|waiting| waiting.since).min();
+        self.timed = next.is_some();
+        if let Some(since) = next {
+            let wait = WAIT_LIMIT.saturating_sub(since.elapsed());
+            ctx.run_later(wait, Self::expire);
         }
     }
 }
@@ -111,7 +129,9 @@ impl Handler<Begin> for Session {
         } else {
             self.waiting.push_back(waiting);
         }
-        ctx.run_later(WAIT_LIMIT, |session, _| session.expire());
+        if !self.timed {
+            self.expire(ctx);
+        }
     }
 }
 

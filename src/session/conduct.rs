@@ -21,7 +21,7 @@ use crate::provider::{Answer, Call, Event, Route};
 use crate::rate_limit::{Permit, TokenDebit};
 use crate::session::messages::RunTurn;
 use crate::session::prompt::Prompt;
-use crate::session::relay::{self, First};
+use crate::session::relay::{self, First, Stored};
 use crate::session::{EVENTS, LocalRooms, Running, SessionKey};
 use crate::store::hold::NewHold;
 
@@ -60,7 +60,10 @@ pub async fn conduct(
 ) -> Option<Conversation> {
     let RunTurn { key, turn, permit, mut reply } = run;
     let started = Instant::now();
-    let (_entered, mut stop) = local.rooms.turns.enter(&turn);
+    let Some((_entered, mut stop)) = local.rooms.turns.enter(&turn) else {
+        let _ = reply.send(Err(Error::Draining));
+        return known;
+    };
     let mut conversation = match known {
         Some(conversation) => conversation,
         None => match load(&local, &key, turn.named_by).await {
@@ -100,9 +103,14 @@ pub async fn conduct(
     conversation.stored = true;
     let stored = relay::relay(opened, events, stop, started).await;
     drop(permit);
-    if let Some(messages) = stored {
-        conversation.updated_at = clock::now_ms();
-        conversation.history.push_turn(messages);
+    match stored {
+        Stored::Nothing => {}
+        // The store may have it or get it yet: the next turn asks the store.
+        Stored::Unknown => return None,
+        Stored::Turn(messages) => {
+            conversation.updated_at = clock::now_ms();
+            conversation.history.push_turn(messages);
+        }
     }
     Some(conversation)
 }

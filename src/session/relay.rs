@@ -91,13 +91,21 @@ enum End {
     Failed(UpstreamFailure),
 }
 
+/// What the store has of a turn that is over.
+pub enum Stored {
+    Nothing,
+    Turn(Vec<Message>),
+    /// The commit is late.
+    Unknown,
+}
+
 /// Copies a reply from the provider to the client and settles what was consumed; answers what was stored.
 pub async fn relay(
     opened: Opened,
     events: mpsc::Sender<TurnEvent>,
     mut stop: oneshot::Receiver<Stop>,
     started: Instant,
-) -> Option<Vec<Message>> {
+) -> Stored {
     let Opened { mut first, mut hold, debit, prompt, ceiling, between, deadline } = opened;
     let ttft = started.elapsed();
     let end = match first.chunks.take() {
@@ -117,7 +125,7 @@ pub async fn relay(
         if let Some(error) = failure(end).or(released.err()) {
             let _ = timeout(STALL_LIMIT, events.send(TurnEvent::Failed(error))).await;
         }
-        return None;
+        return Stored::Nothing;
     }
     let complete = matches!(end, End::Complete | End::Ceiling);
     let (usage, source) = count(&first.reply, &prompt, hold.prompt_max(), ceiling);
@@ -150,8 +158,10 @@ pub async fn relay(
         })),
     };
     let _ = timeout(STALL_LIMIT, events.send(last)).await;
-    let reply = Message::parse(reply, 0).ok()?;
-    kept.then(|| prompt.new.into_iter().chain([reply]).collect())
+    match Message::parse(reply, 0) {
+        Ok(reply) if kept => Stored::Turn(prompt.new.into_iter().chain([reply]).collect()),
+        _ => Stored::Unknown,
+    }
 }
 
 struct Reading<'a> {

@@ -29,14 +29,20 @@ struct Entry {
 }
 
 #[derive(Default)]
+struct List {
+    running: HashMap<CompletionId, Entry>,
+    closed: bool,
+}
+
+#[derive(Default)]
 struct Shared {
-    running: Mutex<HashMap<CompletionId, Entry>>,
+    list: Mutex<List>,
     ended: Notify,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<CompletionId, Entry>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -45,8 +51,14 @@ impl Shared {
 pub struct Turns(Arc<Shared>);
 
 impl Turns {
-    /// Puts a turn on the list until the guard is dropped; the receiver tells when it shall end.
-    pub fn enter(&self, turn: &Turn) -> (Entered, oneshot::Receiver<Stop>) {
+    /// Takes no more turns: the server is stopping.
+    pub fn close(&self) {
+        self.0.lock().closed = true;
+    }
+
+    /// Puts a turn on the list until the guard is dropped; the receiver tells when it shall end. `None` if the
+    /// list is closed.
+    pub fn enter(&self, turn: &Turn) -> Option<(Entered, oneshot::Receiver<Stop>)> {
         let (stop, stopped) = oneshot::channel();
         let info = TurnInfo {
             completion: turn.completion.clone(),
@@ -57,27 +69,31 @@ impl Turns {
             stream: turn.stream,
             started_at: clock::now_ms(),
         };
-        self.0.lock().insert(turn.completion.clone(), Entry { info, stop: Some(stop) });
-        (Entered { turns: self.clone(), completion: turn.completion.clone() }, stopped)
+        let mut list = self.0.lock();
+        if list.closed {
+            return None;
+        }
+        list.running.insert(turn.completion.clone(), Entry { info, stop: Some(stop) });
+        Some((Entered { turns: self.clone(), completion: turn.completion.clone() }, stopped))
     }
 
     /// Ends one turn.
     pub fn stop(&self, completion: &CompletionId, why: Stop) {
-        if let Some(entry) = self.0.lock().get_mut(completion) {
+        if let Some(entry) = self.0.lock().running.get_mut(completion) {
             entry.stop(why);
         }
     }
 
     /// Ends every turn that `chosen` names.
     pub fn stop_where(&self, why: Stop, chosen: impl Fn(&TurnInfo) -> bool) {
-        for entry in self.0.lock().values_mut().filter(|entry| chosen(&entry.info)) {
+        for entry in self.0.lock().running.values_mut().filter(|entry| chosen(&entry.info)) {
             entry.stop(why);
         }
     }
 
     /// The turns that run, the oldest first.
     pub fn list(&self) -> Vec<TurnInfo> {
-        let mut list: Vec<_> = self.0.lock().values().map(|entry| entry.info.clone()).collect();
+        let mut list: Vec<_> = self.0.lock().running.values().map(|entry| entry.info.clone()).collect();
         list.sort_by_key(|info| info.started_at);
         list
     }
@@ -86,7 +102,7 @@ impl Turns {
     pub async fn all_ended(&self) {
         loop {
             let ended = self.0.ended.notified();
-            if self.0.lock().is_empty() {
+            if self.0.lock().running.is_empty() {
                 return;
             }
             ended.await;
@@ -111,7 +127,7 @@ pub struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.turns.0.lock().remove(&self.completion);
+        self.turns.0.lock().running.remove(&self.completion);
         self.turns.0.ended.notify_waiters();
     }
 }
