@@ -67,6 +67,6 @@ impl Handler<Leave> for RateLimiter {
     type Result = ();
 
     fn handle(&mut self, msg: Leave, _: &mut Self::Context) {
-        self.table.leave(&msg.caller);
+        self.table.leave(&msg.caller, msg.given_up, self.clock.now());
     }
 }

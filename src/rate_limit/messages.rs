@@ -38,4 +38,5 @@ pub struct GiveBack {
 #[rtype(result = "()")]
 pub struct Leave {
     pub caller: Arc<Caller>,
+    pub given_up: bool,
 }

@@ -49,7 +49,13 @@ impl RateLimits {
     /// # Errors
     /// [`Error::RateLimited`], together with what the headers tell.
     pub async fn admit(&self, caller: &Arc<Caller>, class: Class) -> (Result<Permit, Error>, Status) {
-        let permit = |counted| Permit { caller: caller.clone(), limits: self.clone(), class, counted };
+        let permit = |counted| Permit {
+            caller: caller.clone(),
+            limits: self.clone(),
+            class,
+            counted,
+            given_up: false,
+        };
         if !table::limited(caller, class) {
             return (Ok(permit(false)), Status::default());
         }
@@ -67,9 +73,15 @@ pub struct Permit {
     limits: RateLimits,
     class: Class,
     counted: bool,
+    given_up: bool,
 }
 
 impl Permit {
+    /// The client left before the first byte, after the provider was called.
+    pub fn give_up(mut self) {
+        self.given_up = true;
+    }
+
     /// Takes `tokens` from the buckets of the key and its account.
     ///
     /// # Errors
@@ -90,7 +102,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if self.counted && self.class == Class::Chat {
             // Bounded by the permits that were given.
-            self.limits.0.do_send(Leave { caller: self.caller.clone() });
+            self.limits.0.do_send(Leave { caller: self.caller.clone(), given_up: self.given_up });
         }
     }
 }

@@ -15,6 +15,10 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// What a refusal for concurrency tells to wait: nobody knows when a turn ends.
 const CONCURRENCY_WAIT: Duration = Duration::from_secs(1);
 
+/// Calls that a key may give up before their first byte, in a minute: the provider reads the prompt of each, and
+/// nobody pays for it.
+const GIVEN_UP_PER_MINUTE: u64 = 30;
+
 /// Kinds of call that are counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -35,6 +39,7 @@ struct Entry {
     chat: Bucket,
     management: Bucket,
     tokens: Bucket,
+    given_up: Bucket,
     running: u64,
 }
 
@@ -42,7 +47,8 @@ struct Entry {
 pub fn limited(caller: &Caller, class: Class) -> bool {
     let limits = [&caller.key_limits, &caller.account_limits];
     limits.iter().any(|limits| match class {
-        Class::Chat => limits.requests_per_minute.is_some() || limits.concurrency.is_some(),
+        // Calls given up before their first byte are counted for everybody.
+        Class::Chat => true,
         Class::Management => limits.management_per_minute.is_some(),
     })
 }
@@ -91,6 +97,15 @@ impl Table {
                 if limits.concurrency.is_some_and(|most| running >= most) {
                     return Err(Refusal { what: Limited::Concurrency, retry_after: CONCURRENCY_WAIT });
                 }
+            }
+        }
+        if class == Class::Chat {
+            let rate = Rate::tokens(GIVEN_UP_PER_MINUTE);
+            if let Some(entry) = self.entries.get(&subjects[0].0) {
+                let mut probe = entry.given_up;
+                probe
+                    .take(rate, 1, now)
+                    .map_err(|retry_after| Refusal { what: Limited::Requests, retry_after })?;
             }
         }
         for at in 0..subjects.len() {
@@ -150,8 +165,13 @@ impl Table {
         }
     }
 
-    /// A turn that was let in has ended.
-    pub fn leave(&mut self, caller: &Caller) {
+    /// A turn that was let in has ended; its client may have `given_up` before the first byte.
+    pub fn leave(&mut self, caller: &Caller, given_up: bool, now: Ticks) {
+        if given_up {
+            let entry = self.entry(&Subject::Key(caller.key.clone()));
+            // At the bound already: the next call is refused as it is.
+            let _ = entry.given_up.take(Rate::tokens(GIVEN_UP_PER_MINUTE), 1, now);
+        }
         for (subject, _) in subjects(caller) {
             if let Some(entry) = self.entries.get_mut(&subject) {
                 entry.running = entry.running.saturating_sub(1);
@@ -182,7 +202,9 @@ impl Table {
     /// Drops what equals a fresh entry.
     pub fn sweep(&mut self, now: Ticks) {
         self.entries.retain(|_, entry| {
-            let idle = [entry.chat, entry.management, entry.tokens].iter().all(|bucket| bucket.is_full(now));
+            let idle = [entry.chat, entry.management, entry.tokens, entry.given_up]
+                .iter()
+                .all(|bucket| bucket.is_full(now));
             entry.running > 0 || !idle
         });
     }
@@ -252,8 +274,21 @@ mod tests {
         assert!(table.admit(&one, Class::Chat, 0).is_ok());
         assert!(table.admit(&one, Class::Chat, 0).is_ok());
         assert_eq!(table.admit(&one, Class::Chat, 0).expect_err("full").what, Limited::Concurrency);
-        table.leave(&one);
+        table.leave(&one, false, 0);
         assert!(table.admit(&one, Class::Chat, 0).is_ok());
+    }
+
+    #[test]
+    fn calls_given_up_again_and_again_are_refused_for_a_while() {
+        let mut table = Table::default();
+        let one = caller("one", ResolvedLimits::NONE, ResolvedLimits::NONE);
+        for _ in 0..GIVEN_UP_PER_MINUTE {
+            table.admit(&one, Class::Chat, 0).expect("no limit");
+            table.leave(&one, true, 0);
+        }
+        let refusal = table.admit(&one, Class::Chat, 0).expect_err("too many");
+        assert_eq!(refusal.retry_after, Duration::from_secs(2));
+        assert!(table.admit(&one, Class::Chat, 2_000_000_000).is_ok());
     }
 
     #[test]
@@ -274,7 +309,7 @@ mod tests {
         let one = caller("one", requests(60), ResolvedLimits::NONE);
         table.admit(&one, Class::Management, 0).expect("no limit");
         table.admit(&one, Class::Chat, 0).expect("admitted");
-        table.leave(&one);
+        table.leave(&one, false, 0);
         table.sweep(500_000_000);
         assert_eq!(table.entries.len(), 1);
         table.sweep(2_000_000_000);
