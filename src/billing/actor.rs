@@ -76,11 +76,10 @@ impl Handler<Release> for Ledger {
 impl Handler<Checkpoint> for Ledger {
     type Result = ();
 
-    fn handle(&mut self, Checkpoint { hold, marks, expires }: Checkpoint, _: &mut Self::Context) {
-        let queued = self
-            .store
-            .writer()
-            .submit(Lane::Close, move |conn| Ok(hold::checkpoint(conn, &hold, marks, expires)?));
+    fn handle(&mut self, Checkpoint { hold, marks, said, expires }: Checkpoint, _: &mut Self::Context) {
+        let queued = self.store.writer().submit(Lane::Close, move |conn| {
+            Ok(hold::checkpoint(conn, &hold, marks, said.as_deref(), expires)?)
+        });
         // Nobody waits for it; the next one says the same and more.
         drop(queued);
     }

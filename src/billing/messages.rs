@@ -35,6 +35,7 @@ pub struct Release {
 pub struct Checkpoint {
     pub hold: String,
     pub marks: Usage,
+    pub said: Option<String>,
     pub expires: EpochMs,
 }
 

@@ -112,12 +112,12 @@ impl Hold {
         self.marks = marks;
     }
 
-    /// Writes the marks down, so that a crash does not lose them.
-    pub fn checkpoint(&self) {
+    /// Writes the marks down, and what the client `said`, so that a crash does not lose them.
+    pub fn checkpoint(&self, said: Option<String>) {
         if let Some(ledger) = &self.ledger {
             let expires = clock::now_ms() + HOLD_LIFE_MS;
             // Bounded by the open holds: one each two seconds.
-            ledger.do_send(Checkpoint { hold: self.id.clone(), marks: self.marks, expires });
+            ledger.do_send(Checkpoint { hold: self.id.clone(), marks: self.marks, said, expires });
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Turn {
     pub request: RequestId,
     /// The new messages, instructions of the client included.
     pub messages: Vec<Message>,
+    /// The client's own notes on the turn, a JSON object.
+    pub metadata: Option<Raw>,
     /// Everything else for the provider.
     pub fields: Fields,
     /// Whether the answer is streamed.

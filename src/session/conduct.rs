@@ -46,6 +46,7 @@ pub struct Opened {
     pub hold: Hold,
     pub debit: TokenDebit,
     pub prompt: Prompt,
+    pub metadata: Option<Raw>,
     /// Bound of all answers together.
     pub ceiling: u64,
     pub between: std::time::Duration,
@@ -77,7 +78,10 @@ pub async fn conduct(
     let opened = tokio::select! {
         biased;
         // Whatever was reserved gives itself back; the tokens of the rate limit do not.
-        () = reply.closed() => return Some(conversation),
+        () = reply.closed() => {
+            permit.give_up();
+            return Some(conversation);
+        }
         Ok(why) = &mut stop => Err(Error::Stopped(why)),
         opened = open(&local, &conversation, &turn, &permit) => opened,
     };
@@ -205,7 +209,16 @@ async fn open(
     match first {
         Ok(first) => {
             let ceiling = turn.n.saturating_mul(hold.granted().max_output);
-            Ok(Opened { first, hold, debit, prompt, ceiling, between: timeouts.between, deadline })
+            Ok(Opened {
+                first,
+                hold,
+                debit,
+                prompt,
+                metadata: turn.metadata.clone(),
+                ceiling,
+                between: timeouts.between,
+                deadline,
+            })
         }
         Err(failure) => {
             tracing::warn!(request = %turn.request, kind = ?failure.kind, cause = %failure.cause, "the provider failed");

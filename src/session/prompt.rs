@@ -71,6 +71,12 @@ impl Prompt {
         catalogue::find(model).map_or(most, |known| most.min(known.context))
     }
 
+    /// The new messages as a JSON array.
+    pub fn said(&self) -> String {
+        let texts: Vec<_> = self.new.iter().map(|message| message.raw.text()).collect();
+        format!("[{}]", texts.join(","))
+    }
+
     /// What it is likely to be, where the provider does not tell.
     pub fn likely_tokens(&self) -> u64 {
         self.bytes.div_ceil(BYTES_PER_TOKEN) + self.messages.len() as u64 + self.media * TOKENS_PER_MEDIUM / 4

@@ -106,7 +106,7 @@ pub async fn relay(
     mut stop: oneshot::Receiver<Stop>,
     started: Instant,
 ) -> Stored {
-    let Opened { mut first, mut hold, debit, prompt, ceiling, between, deadline } = opened;
+    let Opened { mut first, mut hold, debit, prompt, metadata, ceiling, between, deadline } = opened;
     let ttft = started.elapsed();
     let end = match first.chunks.take() {
         None => End::Complete,
@@ -133,6 +133,7 @@ pub async fn relay(
     let stored = StoredTurn {
         messages: prompt.new.iter().map(|message| message.raw.text().into_owned()).collect(),
         reply: reply.text().into_owned(),
+        metadata: metadata.map(|raw| raw.text().into_owned()),
         completeness: if complete { Completeness::Complete } else { Completeness::Incomplete },
     };
     debit.used(usage.total());
@@ -181,6 +182,7 @@ impl Reading<'_> {
         stop: &mut oneshot::Receiver<Stop>,
     ) -> End {
         let mut checkpoint = pin!(sleep(CHECKPOINT));
+        let mut noted = false;
         for chunk in std::mem::take(&mut self.first.pending) {
             if let Err(end) = pass(events, chunk).await {
                 return end;
@@ -194,7 +196,9 @@ impl Reading<'_> {
                 () = events.closed() => return End::ClientGone,
                 Ok(why) = &mut *stop => return End::Stopped(why),
                 () = &mut checkpoint => {
-                    self.hold.checkpoint();
+                    let received = self.first.reply.received();
+                    self.hold.checkpoint((received && !noted).then(|| self.prompt.said()));
+                    noted |= received;
                     checkpoint.as_mut().reset(tokio::time::Instant::now() + CHECKPOINT);
                     continue;
                 }

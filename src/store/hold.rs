@@ -7,6 +7,7 @@ use diesel::prelude::*;
 use crate::billing::money::Nanos;
 use crate::billing::price::{Price, split};
 use crate::clock::EpochMs;
+use crate::conversation::turn::Completeness;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
 use crate::store::ledger_entry::NewEntry;
@@ -157,6 +158,7 @@ pub struct HoldRow {
     pub state: String,
     pub mark_prompt: i64,
     pub mark_output: i64,
+    pub pending: Option<String>,
 }
 
 /// What a turn came to.
@@ -240,7 +242,7 @@ pub fn settle(
             written_off: parts.written_off.0,
         },
     )?;
-    if let Some(turn) = &settlement.turn {
+    if let Some(turn) = settlement.turn.as_ref().or(pending_turn(&row).as_ref()) {
         session::append_turn(conn, &row, turn, now)?;
     }
     let balance = Nanos(entry.balance_after);
@@ -258,11 +260,12 @@ pub fn release(conn: &mut SqliteConnection, of_hold: &str, why: &str, now: Epoch
     Ok(())
 }
 
-/// Notes how far an open call has come; marks only grow.
+/// Notes how far an open call has come and, the first time, what the client `said`; marks only grow.
 pub fn checkpoint(
     conn: &mut SqliteConnection,
     of_hold: &str,
     marks: Usage,
+    said: Option<&str>,
     expires: EpochMs,
 ) -> QueryResult<()> {
     let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -273,7 +276,23 @@ pub fn checkpoint(
         .filter(mark_prompt.le(tokens(marks.prompt)));
     let grown =
         (mark_prompt.eq(tokens(marks.prompt)), mark_output.eq(tokens(marks.output)), expires_at.eq(expires));
-    diesel::update(open).set(grown).execute(conn).map(drop)
+    diesel::update(open).set(grown).execute(conn)?;
+    if let Some(said) = said {
+        let open = hold.find(of_hold).filter(state.eq("open"));
+        diesel::update(open).set(pending.eq(said)).execute(conn)?;
+    }
+    Ok(())
+}
+
+/// The turn of a call that nobody saw end: what the client said, and an empty answer.
+fn pending_turn(row: &HoldRow) -> Option<StoredTurn> {
+    let said: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(row.pending.as_deref()?).ok()?;
+    Some(StoredTurn {
+        messages: said.iter().map(|message| message.get().to_owned()).collect(),
+        reply: r#"{"role":"assistant","content":""}"#.to_owned(),
+        completeness: Completeness::Incomplete,
+        metadata: None,
+    })
 }
 
 /// What start-up found of an earlier run.
@@ -317,7 +336,7 @@ fn close(
     now: EpochMs,
 ) -> QueryResult<()> {
     let open = hold.find(&row.id).filter(state.eq("open"));
-    let closed = (state.eq(to), reason.eq(why), closed_at.eq(Some(now)));
+    let closed = (state.eq(to), reason.eq(why), closed_at.eq(Some(now)), pending.eq(None::<String>));
     match diesel::update(open).set(closed).execute(conn)? {
         1 => Ok(()),
         _ => Err(diesel::result::Error::NotFound),

@@ -86,6 +86,7 @@ diesel::table! {
         owner_epoch -> BigInt,
         mark_prompt -> BigInt,
         mark_output -> BigInt,
+        pending -> Nullable<Text>,
         created_at -> BigInt,
         expires_at -> BigInt,
         closed_at -> Nullable<BigInt>,
@@ -160,6 +161,7 @@ diesel::table! {
         completion_id -> Text,
         hold_id -> Text,
         status -> Text,
+        metadata -> Nullable<Text>,
         created_at -> BigInt,
     }
 }

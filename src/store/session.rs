@@ -32,6 +32,8 @@ pub struct StoredTurn {
     pub reply: String,
     /// Whether it came whole.
     pub completeness: Completeness,
+    /// The client's own notes, as JSON.
+    pub metadata: Option<String>,
 }
 
 /// Makes the session unless it exists.
@@ -169,6 +171,7 @@ pub fn append_turn(
         turn::completion_id.eq(&hold.completion_id),
         turn::hold_id.eq(&hold.id),
         turn::status.eq(new.completeness.as_str()),
+        turn::metadata.eq(&new.metadata),
         turn::created_at.eq(now),
     );
     diesel::insert_into(turn::table).values(line).execute(conn)?;
@@ -193,6 +196,7 @@ pub struct MessageRow {
 pub struct AnswerRow {
     pub seq: i64,
     pub status: String,
+    pub metadata: Option<String>,
     pub prompt: Option<i64>,
     pub cached: Option<i64>,
     pub output: Option<i64>,
@@ -231,6 +235,7 @@ pub fn messages(
         .select((
             turn::seq,
             turn::status,
+            turn::metadata,
             usage_record::prompt.nullable(),
             usage_record::cached.nullable(),
             usage_record::output.nullable(),

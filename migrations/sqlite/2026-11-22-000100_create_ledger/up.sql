@@ -33,6 +33,7 @@ CREATE TABLE hold (
   owner_epoch BIGINT NOT NULL,
   mark_prompt BIGINT NOT NULL DEFAULT 0,           -- progress, a floor of what was received
   mark_output BIGINT NOT NULL DEFAULT 0,
+  pending TEXT,                                    -- what the client said, once the call is long: JSON array
   created_at BIGINT NOT NULL,
   expires_at BIGINT NOT NULL,
   closed_at BIGINT,

@@ -20,6 +20,7 @@ CREATE TABLE turn (
   completion_id TEXT NOT NULL UNIQUE,
   hold_id TEXT NOT NULL,
   status TEXT NOT NULL CHECK (status IN ('complete', 'incomplete')),
+  metadata TEXT,                                   -- the client's own notes, a JSON object
   created_at BIGINT NOT NULL,
   PRIMARY KEY (session_id, seq)
 ) WITHOUT ROWID;
