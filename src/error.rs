@@ -68,7 +68,7 @@ pub enum Error {
     #[error("too many requests wait for this session")]
     SessionQueueFull,
     /// Described, but not built yet.
-    #[error("{0} is not implemented yet")]
+    #[error("not implemented yet: {0}")]
     NotImplemented(&'static str),
     /// The provider failed.
     #[error("{}", .0.message)]

@@ -1,14 +1,15 @@
 //! Starts the actors, hands out the handles, shuts down in order.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_cors::Cors;
 use actix_web::dev::ServerHandle;
-use actix_web::middleware::{Condition, from_fn};
+use actix_web::middleware::{Condition, NormalizePath, from_fn};
 use actix_web::{App, HttpServer, web};
 use anyhow::Context;
 use futures_util::future::select_all;
@@ -142,7 +143,9 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
 
 /// One server a data directory.
 fn lock(data: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(data).with_context(|| format!("making the data directory {}", data.display()))?;
+    // Conversations are nobody else's business.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.with_context(|| format!("making the data directory {}", data.display()))?;
     let file = File::create(data.join("lock")).context("making the lock file of the data directory")?;
     file.try_lock().with_context(|| format!("another server uses the data directory {}", data.display()))?;
     Ok(file)
@@ -172,8 +175,9 @@ fn listen(
             .app_data(keyring.clone())
             .app_data(agents.clone())
             .app_data(routes.clone())
-            .wrap(from_fn(http::trace))
+            .wrap(NormalizePath::trim()) // both spellings, without a redirect that would drop the body
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+            .wrap(from_fn(http::trace))
             .configure(http::configure)
     })
     .h1_allow_half_closed(false) // else a client that leaves a silent stream is never noticed
@@ -206,8 +210,16 @@ fn cors(origins: &[String]) -> Cors {
         "x-ratelimit-limit-tokens",
         "x-ratelimit-remaining-tokens",
         "x-ratelimit-reset-tokens",
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+        "www-authenticate",
     ];
-    let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(exposed).max_age(3_600);
+    let cors = Cors::default()
+        .allowed_methods(["GET", "POST", "PATCH", "DELETE"])
+        .allow_any_header()
+        .expose_headers(exposed)
+        .max_age(3_600);
     origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
 }
 

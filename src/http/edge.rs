@@ -4,8 +4,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, ResponseError};
 
@@ -20,12 +20,16 @@ use crate::rate_limit::bucket::Level;
 /// # Errors
 /// None of its own.
 pub async fn trace(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
     let id = RequestId::random();
     request.extensions_mut().insert(id.clone());
+    if request.method() == Method::HEAD {
+        // The same answer as to GET; its body is not sent.
+        request.head_mut().method = Method::GET;
+    }
     let mut answer = in_one_form(next.call(request).await?.map_into_boxed_body());
     log(&answer, &id, started);
     let status = answer.request().extensions().get::<Status>().copied().unwrap_or_default();
@@ -53,12 +57,13 @@ fn in_one_form(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
         }
         status => Error::Internal(format!("an answer without a body: {status}")),
     };
-    let allow = answer.headers().get(header::ALLOW).cloned();
+    let (request, bare) = answer.into_parts();
     let mut plain = ApiError::from(error).error_response();
-    if let Some(allow) = allow {
-        plain.headers_mut().insert(header::ALLOW, allow);
+    for (name, value) in bare.headers() {
+        if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+            plain.headers_mut().insert(name.clone(), value.clone());
+        }
     }
-    let (request, _) = answer.into_parts();
     ServiceResponse::new(request, plain)
 }
 

@@ -9,7 +9,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
 use crate::clock::ceil_secs;
-use crate::error::{Error, UpstreamKind};
+use crate::error::{Error, Stop, UpstreamKind};
 use crate::wire::openai::error as wire;
 
 /// The longest wait that a client is told, in seconds: some clients really sleep for it.
@@ -101,7 +101,10 @@ impl ResponseError for ApiError {
                 answer.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
             }
             // SDKs retry 429 and 5xx by themselves; here a retry cannot help.
-            Error::InsufficientBalance { .. } | Error::BudgetExceeded | Error::NotImplemented(_) => {
+            Error::InsufficientBalance { .. }
+            | Error::BudgetExceeded
+            | Error::NotImplemented(_)
+            | Error::Stopped(Stop::Cancelled | Stop::Interrupted) => {
                 const NO: HeaderValue = HeaderValue::from_static("false");
                 answer.insert_header((HeaderName::from_static("x-should-retry"), NO));
             }
@@ -158,7 +161,7 @@ fn words(error: &Error) -> (&'static str, &str) {
         Error::SessionClosed => (REQUEST, "session_closed"),
         Error::TooLarge(_) => (REQUEST, "request_too_large"),
         Error::UnsupportedMediaType => (REQUEST, "unsupported_media_type"),
-        Error::Mismatch(_) => (REQUEST, "reference_mismatch"),
+        Error::Mismatch(_) => (REQUEST, "idempotency_mismatch"),
         Error::RateLimited(refusal) => (refusal.what.as_str(), "rate_limit_exceeded"),
         Error::SessionQueueFull => ("requests", "session_queue_full"),
         Error::NotImplemented(_) => (SERVER, "not_implemented"),
@@ -181,7 +184,9 @@ fn retry_after(error: &Error) -> Option<Duration> {
     const SOON: Duration = Duration::from_secs(1);
     match error {
         Error::RateLimited(refusal) => Some(refusal.retry_after),
-        Error::SessionBusy | Error::SessionQueueFull | Error::Overloaded | Error::Stopped(_) => Some(SOON),
+        Error::SessionBusy | Error::SessionQueueFull | Error::Overloaded | Error::Stopped(Stop::Draining) => {
+            Some(SOON)
+        }
         Error::Draining | Error::StoreUnavailable(_) => Some(SOON * 2),
         Error::Upstream(failure) => match failure.kind {
             UpstreamKind::Unavailable { retry_after } => Some(retry_after.unwrap_or(SOON)),

@@ -27,10 +27,12 @@ pub async fn chat(
     let money = caller.sees_money();
     let answered = async {
         let body = body::read(&request, payload, rooms.settings()).await?;
-        let chat = ChatRequest::read(&as_completion(&body)?)?;
+        let (completion, metadata) = as_completion(&body)?;
+        let chat = ChatRequest::read(&completion)?;
         let agent = rooms.agent(&caller, Some(agent.into_inner())).await?;
         let stream = chat.stream;
-        let (turn, _) = into_turn(&request, &caller, agent, chat, rooms.routes())?;
+        let (mut turn, _) = into_turn(&request, &caller, agent, chat, rooms.routes())?;
+        turn.metadata = metadata;
         let told = Told {
             completion: turn.completion.to_string(),
             agent: turn.agent.id.to_string(),
@@ -58,8 +60,8 @@ pub async fn chat(
     answered.await.map_err(|error: Error| ApiError::told(error, money))
 }
 
-/// The same request as a chat completion.
-fn as_completion(body: &Bytes) -> Result<Bytes, Error> {
+/// The same request as a chat completion, and the client's own notes on it.
+fn as_completion(body: &Bytes) -> Result<(Bytes, Option<Raw>), Error> {
     let mut fields = Fields::parse(body)
         .map_err(|cause| Invalid::json(format!("the body is not a JSON object: {cause}")))?;
     let message = fields.remove("message").filter(|message| !message.is_null());
@@ -75,11 +77,12 @@ fn as_completion(body: &Bytes) -> Result<Bytes, Error> {
             completion.field(name, value.bytes());
         }
     }
-    if fields.remove("metadata").is_some_and(|metadata| !metadata.is_null()) {
-        return Err(Error::NotImplemented("the field metadata"));
+    let metadata = fields.remove("metadata").filter(|metadata| !metadata.is_null());
+    if metadata.as_ref().is_some_and(|metadata| Fields::parse(metadata.bytes()).is_err()) {
+        return Err(Invalid::value("metadata", "expected an object").into());
     }
     match fields.iter().next() {
         Some((name, _)) => Err(body::unknown_field(name).into()),
-        None => Ok(completion.finish()),
+        None => Ok((completion.finish(), metadata)),
     }
 }

@@ -149,6 +149,7 @@ pub fn into_turn(
         session,
         named_by,
         messages: chat.messages,
+        metadata: None,
         fields: chat.fields,
         stream: chat.stream,
         n: chat.n,

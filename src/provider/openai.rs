@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_service::{Service, fn_service};
 use actix_tls::connect::{ConnectInfo, ConnectorService};
@@ -26,6 +26,8 @@ use crate::provider::{Answer, Call, Event, OutputField, Provider, Timeouts};
 const MAX_CONNECTIONS: usize = 20_000;
 /// How long a connection is used at most.
 const CONNECTION_LIFE: Duration = Duration::from_secs(600);
+/// A kept connection that turns out to be closed fails within this time; a later failure is not tried again.
+const STALE_WITHIN: Duration = Duration::from_millis(500);
 /// The largest whole answer that is read, in bytes.
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
 /// How much of an error's body is read, in bytes.
@@ -124,6 +126,7 @@ impl Inner {
         UpstreamFailure,
     > {
         let wait = if stream { self.timeouts.first_byte } else { self.timeouts.total };
+        let begun = Instant::now();
         let mut again = true;
         loop {
             let mut request = self
@@ -138,7 +141,7 @@ impl Inner {
             match request.send_body(body.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(SendRequestError::Send(_) | SendRequestError::Connect(ConnectError::Disconnected))
-                    if again =>
+                    if again && begun.elapsed() < STALE_WITHIN =>
                 {
                     again = false;
                 }

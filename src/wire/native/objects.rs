@@ -186,6 +186,11 @@ pub fn message(row: &MessageRow, money: bool) -> Value {
     }
     if let Some(answer) = &row.answer {
         message["status"] = json!(answer.status);
+        if let Some(notes) =
+            answer.metadata.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok())
+        {
+            message["metadata"] = notes;
+        }
         if let (Some(prompt), Some(output)) = (answer.prompt, answer.output) {
             message["usage"] = json!({
                 "prompt_tokens": prompt,

@@ -248,6 +248,31 @@ pub fn usage(told: &Told, ended: &Ended) -> Raw {
     usage.to_raw()
 }
 
+/// The choices with every key that OpenAI requires, where the provider left one out.
+fn with_required_keys(choices: &Raw) -> Option<Raw> {
+    let list: Vec<&RawValue> = choices.peek().ok()?;
+    let mut added = false;
+    let mut complete = |raw: &Raw, names: &[&str]| -> Option<Fields> {
+        let mut fields = Fields::parse(raw.bytes()).ok()?;
+        for name in names {
+            if fields.get(name).is_none() {
+                fields.set(name, Raw::of(&Value::Null));
+                added = true;
+            }
+        }
+        Some(fields)
+    };
+    let mut written = Vec::with_capacity(list.len());
+    for text in list {
+        let raw = Raw::trusted(choices.bytes().slice_ref(text.get().as_bytes()));
+        let mut choice = complete(&raw, &["logprobs", "finish_reason"])?;
+        let message = complete(choice.get("message")?, &["content", "refusal"])?;
+        choice.set("message", message.to_raw());
+        written.push(choice.to_raw().text().into_owned());
+    }
+    added.then(|| Raw::trusted(format!("[{}]", written.join(","))))
+}
+
 /// The whole answer as clients get it. `None` if what the provider sent is no object.
 pub fn answer(told: &Told, ended: &Ended) -> Option<Bytes> {
     let mut fields = Fields::parse(ended.tail.first()?).ok()?;
@@ -259,6 +284,9 @@ pub fn answer(told: &Told, ended: &Ended) -> Option<Bytes> {
         fields.set("created", Raw::of(&told.created));
     }
     fields.set("model", Raw::of(&told.agent));
+    if let Some(choices) = fields.get("choices").and_then(with_required_keys) {
+        fields.set("choices", choices);
+    }
     fields.set("usage", usage(told, ended));
     fields.set("agent_id", Raw::of(&told.agent));
     fields.set("session_id", Raw::of(&told.session));
