@@ -1,0 +1,102 @@
+//! Flags, environment and configuration file.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::app::binary;
+
+fn dir() -> TempDir {
+    tempfile::tempdir().expect("a directory for the test")
+}
+
+/// Runs a command that has to end by itself.
+fn run(dir: &Path, change: impl FnOnce(&mut Command) -> &mut Command) -> Output {
+    let mut command = binary();
+    change(command.current_dir(dir)).output().expect("the binary can be run")
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn all_faults_of_the_configuration_are_told_at_once() {
+    let dir = dir();
+    let output = run(dir.path(), |command| {
+        command
+            .args(["serve", "--check", "--listen", "nowhere", "--provider-url", "not a url"])
+            .args(["--default-limits", "some"])
+    });
+    let told = told(&output);
+    assert!(!output.status.success(), "it is taken: {told}");
+    for fault in ["listen", "provider-url", "default-limits"] {
+        let known = told.contains(fault) || told.contains(&fault.replace('-', "_"));
+        assert!(known, "{fault} is not named in: {told}");
+    }
+    app_made_nothing(dir.path());
+}
+
+#[test]
+fn a_check_of_a_good_configuration_ends_well_and_starts_nothing() {
+    let dir = dir();
+    let output = run(dir.path(), |command| {
+        command
+            .args(["serve", "--check", "--listen", "127.0.0.1:0", "--provider-url", "http://127.0.0.1:9/v1"])
+            .args(["--provider-key", "secret-of-the-operator", "--provider-model", "m"])
+    });
+    let told = told(&output);
+    assert!(output.status.success(), "it is refused: {told}");
+    assert!(!told.contains("secret-of-the-operator"));
+    app_made_nothing(dir.path());
+}
+
+#[test]
+fn secrets_are_masked_where_the_configuration_is_shown() {
+    let dir = dir();
+    let output = run(dir.path(), |command| {
+        command.arg("config").env("OPENAI_API_KEY", "sk-secret-of-the-operator-123456")
+    });
+    let told = told(&output);
+    assert!(output.status.success(), "it fails: {told}");
+    assert!(told.contains("127.0.0.1:8080"), "the address is not shown: {told}");
+    assert!(!told.contains("secret-of-the-operator"), "the secret is shown: {told}");
+}
+
+#[test]
+fn an_unknown_flag_or_word_in_the_file_is_a_fault() {
+    let dir = dir();
+    assert!(
+        !run(dir.path(), |command| command.args(["serve", "--check", "--no-such-flag"])).status.success()
+    );
+    std::fs::write(dir.path().join("switchboard.toml"), "no_such_word = 1\n").expect("a file");
+    let output = run(dir.path(), |command| command.args(["serve", "--check"]));
+    assert!(!output.status.success(), "it is taken: {}", told(&output));
+    assert!(told(&output).contains("no_such_word"), "it is not named: {}", told(&output));
+}
+
+#[test]
+fn help_names_what_a_newcomer_needs() {
+    let dir = dir();
+    let output = run(dir.path(), |command| command.args(["serve", "--help"]));
+    let told = told(&output);
+    assert!(output.status.success());
+    for flag in [
+        "--listen",
+        "--data",
+        "--provider-url",
+        "--provider-key",
+        "--provider-model",
+        "--cors-origin",
+        "--check",
+    ] {
+        assert!(told.contains(flag), "{flag} is not in the help");
+    }
+    let output = run(dir.path(), |command| command.arg("--version"));
+    assert!(output.status.success());
+}
+
+fn app_made_nothing(dir: &Path) {
+    assert!(!dir.join("data").exists(), "a check made the data directory");
+}

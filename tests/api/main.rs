@@ -1,0 +1,34 @@
+//! The API over a real port, with the real binary and a scripted provider behind it.
+
+mod app;
+mod client;
+mod connection;
+mod script;
+mod upstream;
+
+mod agent_parameters;
+mod agent_route;
+mod agents;
+mod chat_completions;
+mod chat_streams;
+mod configuration;
+mod connections;
+mod crashes;
+mod disconnects;
+mod errors;
+mod errors_of_limits;
+mod errors_of_providers;
+mod keys;
+mod large_answers;
+mod lifecycle;
+mod limits;
+mod management;
+mod money;
+mod native;
+mod operator;
+mod provider_request;
+mod session_lifetime;
+mod session_queue;
+mod session_records;
+mod sessions;
+mod timeouts;
