@@ -52,16 +52,27 @@ pub struct Secrets {
     pub operator_token: String,
 }
 
-/// Gives the default model a price if it has none; what was chosen, for people.
+/// Gives each provider's own model a price if it has none; what was chosen, for people.
 ///
 /// # Errors
 /// When the store cannot be written.
-pub async fn price_default_model(
+pub async fn price_models(store: &Store, billing: &Billing, routes: &Routes) -> Result<Vec<String>, Error> {
+    let mut told = Vec::new();
+    for (at, provider) in routes.providers().iter().enumerate() {
+        // The first one's models go by their bare names.
+        let model =
+            if at == 0 { provider.model.clone() } else { format!("{}/{}", provider.name, provider.model) };
+        told.extend(price_model(store, billing, routes, &model).await?);
+    }
+    Ok(told)
+}
+
+async fn price_model(
     store: &Store,
     billing: &Billing,
     routes: &Routes,
+    model: &str,
 ) -> Result<Option<String>, Error> {
-    let model = routes.default_model();
     let Some(route) = routes.find(model) else { return Ok(None) };
     let now = clock::now_ms();
     if route.priced_as.iter().any(|name| billing.prices().current(name, now).is_some()) {
@@ -90,7 +101,7 @@ fn short(amount: Nanos) -> String {
 ///
 /// # Errors
 /// When the store cannot be written or the token files cannot be made.
-pub async fn run(store: &Store, routes: &Routes, data: &Path) -> anyhow::Result<Bootstrap> {
+pub async fn run(store: &Store, data: &Path) -> anyhow::Result<Bootstrap> {
     if !store.read(store::account::none).await? {
         let (account, agent) =
             store.read(|conn| Ok((store::account::first(conn)?, store::agent::first(conn)?))).await?;
@@ -118,7 +129,7 @@ pub async fn run(store: &Store, routes: &Routes, data: &Path) -> anyhow::Result<
         account: account.account_id.as_str().into(),
         definition: Definition {
             name: "Demo agent".to_owned(),
-            model: routes.default_model().to_owned(),
+            // No model of its own: the agent goes on answering when another provider is configured.
             instructions: Some("You are a helpful assistant. Answer briefly.".to_owned()),
             ..Definition::default()
         },

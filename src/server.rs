@@ -70,13 +70,13 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let started = Instant::now();
     actix::System::new().block_on(async move {
         let mut server = start(config).await?;
-        let priced = bootstrap::price_default_model(&server.store, &server.billing, &server.routes).await?;
-        let bootstrap = bootstrap::run(&server.store, &server.routes, &config.data).await?;
+        let priced = bootstrap::price_models(&server.store, &server.billing, &server.routes).await?;
+        let bootstrap = bootstrap::run(&server.store, &config.data).await?;
         let settings = HttpSettings { max_body: config.max_body, started };
         let (listener, address) = listen(config, &server, settings)?;
         let handle = listener.handle();
         let listening = actix::spawn(listener);
-        announce(config, &bootstrap, &format!("http://{address}"), priced.as_deref())?;
+        announce(config, &bootstrap, &format!("http://{address}"), &priced)?;
         tracing::info!(%address, ready_ms = started.elapsed().as_millis(), "ready");
         let end = wait_for_end(std::mem::take(&mut server.vital)).await;
         shut_down(server, &handle, config.shutdown_timeout).await?;
@@ -224,7 +224,7 @@ fn cors(origins: &[String]) -> Cors {
 }
 
 /// Tells people and programs that the server is there.
-fn announce(config: &Config, bootstrap: &Bootstrap, url: &str, priced: Option<&str>) -> anyhow::Result<()> {
+fn announce(config: &Config, bootstrap: &Bootstrap, url: &str, priced: &[String]) -> anyhow::Result<()> {
     println!("Switchboard {} listens on {url}", env!("CARGO_PKG_VERSION"));
     for (at, provider) in config.providers.iter().enumerate() {
         let origin = if at == 0 { format!(" ({})", config.provider_origin) } else { String::new() };
@@ -233,7 +233,7 @@ fn announce(config: &Config, bootstrap: &Bootstrap, url: &str, priced: Option<&s
     println!(
         "To change it: --provider-url with --provider-model, OPENAI_API_KEY, a running Ollama, or switchboard.toml"
     );
-    if let Some(priced) = priced {
+    for priced in priced {
         println!("Price: {priced}");
     }
     if let Some(welcome) = bootstrap.welcome(url, &config.data) {

@@ -45,7 +45,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", env = "SWITCHBOARD_LOG")]
     pub log: Option<String>,
     /// Log lines as JSON
-    #[arg(long, env = "SWITCHBOARD_LOG_JSON")]
+    #[arg(long, env = "SWITCHBOARD_LOG_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     pub log_json: bool,
     /// Only check the configuration; exits 0 if it is sound
     #[arg(long)]

@@ -30,8 +30,9 @@ pub fn provider(model: Option<&str>) -> (ProviderConfig, String) {
         return (config("openai", kind, "gpt-4o-mini".to_owned()), "OPENAI_API_KEY is set".to_owned());
     }
     if let Some(found) = ollama_model() {
-        let kind = openai_kind("http://127.0.0.1:11434/v1", None, None);
-        return (config("ollama", kind, found), "Ollama answers on 127.0.0.1:11434".to_owned());
+        let address = ollama_address();
+        let kind = openai_kind(&format!("http://{address}/v1"), None, None);
+        return (config("ollama", kind, found), format!("Ollama answers on {address}"));
     }
     let demo = ProviderConfig {
         name: "demo".to_owned(),
@@ -42,9 +43,16 @@ pub fn provider(model: Option<&str>) -> (ProviderConfig, String) {
     (demo, "no provider is configured; it answers without any model".to_owned())
 }
 
+/// Where Ollama's own variable `OLLAMA_HOST` says it listens, if it names an address and a port.
+fn ollama_address() -> SocketAddr {
+    let named = std::env::var("OLLAMA_HOST").ok();
+    let named = named.as_deref().map(|host| host.trim_start_matches("http://"));
+    named.and_then(|host| host.parse().ok()).unwrap_or(SocketAddr::from(OLLAMA))
+}
+
 /// The first model of a local Ollama.
 fn ollama_model() -> Option<String> {
-    let mut connection = TcpStream::connect_timeout(&SocketAddr::from(OLLAMA), OLLAMA_CONNECT).ok()?;
+    let mut connection = TcpStream::connect_timeout(&ollama_address(), OLLAMA_CONNECT).ok()?;
     connection.set_read_timeout(Some(OLLAMA_ANSWER)).ok()?;
     connection.write_all(b"GET /v1/models HTTP/1.0\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();

@@ -5,7 +5,7 @@ mod detect;
 mod file;
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -74,7 +74,8 @@ impl Config {
             };
         let listen = args.listen.clone().or(file.text("listen", &mut faults));
         let listen = listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-        let listen = listen.parse().unwrap_or_else(|_| {
+        let resolved = listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+        let listen = resolved.unwrap_or_else(|| {
             faults.push(format!("listen: expected an address such as 127.0.0.1:8080, found `{listen}`"));
             SocketAddr::from(([127, 0, 0, 1], 0))
         });
@@ -117,6 +118,11 @@ impl Config {
         }
         let (providers, provider_origin) = if providers.is_empty() {
             let (provider, origin) = detect::provider(args.provider_model.as_deref());
+            if matches!(provider.kind, ProviderKind::Demo) && args.provider_model.is_some() {
+                let needs =
+                    "--provider-model: needs --provider-url, OPENAI_API_KEY or a running Ollama beside it";
+                return Err(Faults(vec![needs.to_owned()]));
+            }
             (vec![provider], origin)
         } else {
             (
@@ -215,8 +221,14 @@ fn providers_from_flags(args: &ServeArgs, faults: &mut Vec<String>) -> Vec<Provi
 fn provider_from_file(table: &mut Table, faults: &mut Vec<String>) -> Option<ProviderConfig> {
     let name = table.text("name", faults);
     let model = table.text("model", faults);
-    let seconds = |table: &mut Table, key: &str, default: Duration, faults: &mut Vec<String>| {
-        table.number(key, faults).map_or(default, Duration::from_secs)
+    let seconds = |table: &mut Table, key: &str, default: Duration, faults: &mut Vec<String>| match table
+        .number(key, faults)
+    {
+        Some(0) => {
+            faults.push(format!("{}.{key}: expected at least 1", table.at()));
+            default
+        }
+        number => number.map_or(default, Duration::from_secs),
     };
     let defaults = Timeouts::DEFAULT;
     let timeouts = Timeouts {

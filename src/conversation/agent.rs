@@ -33,7 +33,7 @@ pub struct Agent {
 pub struct Definition {
     /// For people.
     pub name: String,
-    /// `provider/model`, or a bare name.
+    /// `provider/model`, or a bare name; empty for whatever is the first provider's own model.
     pub model: String,
     /// The first message of every prompt.
     pub instructions: Option<String>,

@@ -160,8 +160,10 @@ impl Routes {
         self.0.first().map_or("", |provider| &provider.model)
     }
 
-    /// Where `model` goes: `provider/model` to that provider, a bare name to the first one.
+    /// Where `model` goes: `provider/model` to that provider, a bare name to the first one, no name to the first
+    /// one's own model.
     pub fn find(&self, model: &str) -> Option<Route> {
+        let model = if model.is_empty() { self.default_model() } else { model };
         let named = model.split_once('/').and_then(|(name, rest)| {
             let provider = self.0.iter().position(|own| own.name == name)?;
             Some((provider, rest))

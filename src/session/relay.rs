@@ -206,10 +206,9 @@ impl Reading<'_> {
             };
             let chunk = match item {
                 Ok(Some(Ok(Event::Chunk(chunk)))) => chunk,
-                Ok(Some(Ok(Event::Done))) => return End::Complete,
-                // Some providers leave out the protocol's end; a stream cut short has no reason to have ended.
-                Ok(None) if self.first.reply.finished() => return End::Complete,
-                Ok(None) => {
+                // Some providers leave out the protocol's end, but a whole answer always says why it ended.
+                Ok(Some(Ok(Event::Done)) | None) if self.first.reply.finished() => return End::Complete,
+                Ok(Some(Ok(Event::Done)) | None) => {
                     let failure = UpstreamFailure::new(UpstreamKind::Invalid, "the stream ended early");
                     return End::Failed(failure);
                 }

@@ -13,7 +13,7 @@ use crate::client::Call;
 use crate::script::Reply;
 
 const START: i64 = 5_000_000_000;
-const ROUNDS: u64 = 26;
+const ROUNDS: u64 = 36;
 const CLIENTS: u64 = 6;
 const PIECES: usize = 12;
 

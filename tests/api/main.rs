@@ -11,6 +11,7 @@ mod agent_route;
 mod agents;
 mod chat_completions;
 mod chat_streams;
+mod cheats;
 mod configuration;
 mod connections;
 mod crashes;

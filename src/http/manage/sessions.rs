@@ -192,6 +192,9 @@ pub async fn messages(
 /// `GET /v2/chats`.
 pub async fn list_chats(reader: SessionReader, query: Query, store: web::Data<Store>) -> Answer {
     let rows = listed(&reader, &query, &store).await?;
+    // The number of all sessions is kept; others are not counted.
+    let filtered =
+        reader.agent.is_some() || query.text("agent_id").is_some() || query.text("status").is_some();
     let owner = reader.account.clone();
     let (chats, total) = store
         .read(move |conn| {
@@ -200,8 +203,8 @@ pub async fn list_chats(reader: SessionReader, query: Query, store: web::Data<St
                 let messages = store::session::messages(conn, row.id, i64::MAX, CHAT_MESSAGES_LISTED)?;
                 chats.push(objects::chat(row, &messages));
             }
-            let total = store::account::find(conn, owner.as_str())?.map_or(0, |row| row.session_count);
-            Ok((chats, total))
+            let total = store::account::find(conn, owner.as_str())?.map(|row| row.session_count);
+            Ok((chats, total.filter(|_| !filtered)))
         })
         .await?;
     Ok(HttpResponse::Ok().json(json!({"chats": chats, "total": total})))

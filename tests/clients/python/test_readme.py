@@ -71,6 +71,7 @@ def shell(demo):
         )
         assert done.returncode == 0, f"exit code {done.returncode}\n{code}\n{done.stdout}\n{done.stderr}"
         assert done.stdout.strip(), f"it printed nothing:\n{code}\n{done.stderr}"
+        assert '"error":{' not in done.stdout, f"curl was refused:\n{code}\n{done.stdout}"
         return done.stdout
 
     return run
