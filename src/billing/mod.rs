@@ -149,6 +149,7 @@ impl Drop for Hold {
                 usage: self.marks,
                 source: UsageSource::Recovered,
                 turn: None,
+                answer: None,
             });
             // Bounded by the open holds: each says this once.
             ledger.do_send(Abandon { hold: self.id.clone(), settlement });

@@ -11,12 +11,13 @@ use crate::conversation::turn::Completeness;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
 use crate::store::ledger_entry::NewEntry;
+use crate::store::request_key::Idempotency;
 use crate::store::schema::hold::dsl::*;
 use crate::store::schema::{account, key_budget};
 use crate::store::session::StoredTurn;
 use crate::store::usage_record::UsageRow;
 use crate::store::writer::WriteError;
-use crate::store::{account as accounts, ledger_entry, price, session, usage_record};
+use crate::store::{account as accounts, ledger_entry, price, request_key, session, usage_record};
 
 /// What a hold is made for.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct NewHold {
     pub model: String,
     /// For which HTTP request.
     pub request: String,
+    /// The request's own name, if its client gave one.
+    pub idempotency: Option<Idempotency>,
     /// The number of the provider call in it.
     pub step: i32,
     /// At which price.
@@ -98,6 +101,9 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
         diesel::update(own).set(key_budget::held.eq(key_budget::held + worst.0)).execute(conn)?;
     }
     insert(conn, new, worst)?;
+    if let Some(own) = &new.idempotency {
+        request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
+    }
     session::ensure(conn, &new.account, &new.agent, &new.session, new.session_by_server, new.now)?;
     Ok(Granted { amount: worst, max_output: max_output_granted })
 }
@@ -153,6 +159,7 @@ pub struct HoldRow {
     pub session_id: String,
     pub completion_id: String,
     pub model: String,
+    pub request_id: String,
     pub amount: i64,
     pub price_id: String,
     pub state: String,
@@ -170,6 +177,8 @@ pub struct Settlement {
     pub source: UsageSource,
     /// The turn to store, if its session still exists.
     pub turn: Option<StoredTurn>,
+    /// The whole answer, to be given again to a client that asks with the same idempotency key.
+    pub answer: Option<String>,
 }
 
 /// The outcome of closing a hold.
@@ -245,6 +254,7 @@ pub fn settle(
     if let Some(turn) = settlement.turn.as_ref().or(pending_turn(&row).as_ref()) {
         session::append_turn(conn, &row, turn, now)?;
     }
+    request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     let balance = Nanos(entry.balance_after);
     Ok(Closed { charged: parts.charged, written_off: parts.written_off, balance, usage })
 }
@@ -255,6 +265,7 @@ pub fn release(conn: &mut SqliteConnection, of_hold: &str, why: &str, now: Epoch
     if row.state == "open" {
         close(conn, &row, "released", Some(why), now)?;
         accounts::close(conn, &row.account_id, row.amount, row.amount)?;
+        request_key::finish(conn, &row.request_id, None)?;
         close_budget(conn, &row, Nanos::ZERO)?;
     }
     Ok(())
@@ -316,11 +327,13 @@ pub fn recover(conn: &mut SqliteConnection, now: EpochMs) -> Result<Recovered, W
             release(conn, &row.id, "crash", now)?;
             recovered.released += 1;
         } else {
-            let settlement = Settlement { usage: marks, source: UsageSource::Recovered, turn: None };
+            let settlement =
+                Settlement { usage: marks, source: UsageSource::Recovered, turn: None, answer: None };
             settle(conn, &row.id, &settlement, Some("crash"), now)?;
             recovered.settled += 1;
         }
     }
+    request_key::free_running(conn)?;
     Ok(recovered)
 }
 

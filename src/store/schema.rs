@@ -141,6 +141,20 @@ diesel::table! {
 }
 
 diesel::table! {
+    request_key (account_id, key_id, idem_key) {
+        account_id -> Text,
+        key_id -> Text,
+        idem_key -> Text,
+        fingerprint -> Text,
+        request_id -> Text,
+        state -> Text,
+        result_ref -> Nullable<Text>,
+        created_at -> BigInt,
+        answer -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     session (id) {
         id -> BigInt,
         account_id -> Text,
