@@ -49,6 +49,9 @@ pub enum Error {
     /// Another turn runs and the caller does not want to wait.
     #[error("another request of this session is running")]
     SessionBusy,
+    /// A request with the same idempotency key runs.
+    #[error("a request with the same Idempotency-Key is running")]
+    IdempotencyInProgress,
     /// Archived, or idle for longer than its agent allows.
     #[error("this session is closed; start another one")]
     SessionClosed,

@@ -201,6 +201,7 @@ fn cors(origins: &[String]) -> Cors {
         "x-history-matched",
         "x-context-dropped",
         "x-max-completion-tokens",
+        "idempotent-replayed",
         "retry-after",
         "x-should-retry",
         "openai-processing-ms",

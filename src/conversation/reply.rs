@@ -233,33 +233,50 @@ impl Reply {
         }
     }
 
+    /// Everything that was streamed as one `chat.completion` object.
+    pub fn as_completion(&self) -> Option<Raw> {
+        let choices: Vec<Value> = self
+            .choices
+            .iter()
+            .map(|choice| {
+                let message: Value = choice.message().read().ok()?;
+                Some(serde_json::json!({"index": choice.index, "message": message, "finish_reason": choice.finish}))
+            })
+            .collect::<Option<_>>()?;
+        Some(Raw::of(&serde_json::json!({"choices": choices})))
+    }
+
     /// The assistant's message of the first choice, as it is stored.
     pub fn message(&self) -> Raw {
-        let Some(choice) = self.first() else {
-            return Raw::trusted(&br#"{"role":"assistant","content":""}"#[..]);
-        };
-        if let Some(whole) = &choice.whole {
+        self.first()
+            .map_or_else(|| Raw::trusted(&br#"{"role":"assistant","content":""}"#[..]), Choice::message)
+    }
+
+    fn first(&self) -> Option<&Choice> {
+        self.choices.iter().min_by_key(|choice| choice.index)
+    }
+}
+
+impl Choice {
+    fn message(&self) -> Raw {
+        if let Some(whole) = &self.whole {
             return whole.clone();
         }
         let mut message = Map::new();
         message.insert("role".to_owned(), "assistant".into());
-        let content = match &choice.content {
+        let content = match &self.content {
             Some(text) => Value::from(text.as_str()),
-            None if choice.rest.is_empty() => Value::from(""),
+            None if self.rest.is_empty() => Value::from(""),
             None => Value::Null,
         };
         message.insert("content".to_owned(), content);
-        message.extend(choice.rest.clone());
+        message.extend(self.rest.clone());
         if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
             for call in calls.iter_mut().filter_map(Value::as_object_mut) {
                 call.remove("index");
             }
         }
         Raw::of(&message)
-    }
-
-    fn first(&self) -> Option<&Choice> {
-        self.choices.iter().min_by_key(|choice| choice.index)
     }
 }
 

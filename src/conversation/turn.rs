@@ -7,6 +7,7 @@ use crate::conversation::agent::Agent;
 use crate::conversation::message::{Message, Role};
 use crate::id::{CompletionId, RequestId, SessionName};
 use crate::json::{Fields, Raw};
+use crate::store::request_key::Idempotency;
 
 /// A request that was read and checked, on its way to its session.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Turn {
     pub n: u64,
     /// The client's or the agent's bound of one answer, in tokens.
     pub max_output: Option<u64>,
+    /// The request's own name, if the client gave one.
+    pub idempotency: Option<Idempotency>,
     /// What to do when another turn runs.
     pub conflict: Conflict,
 }

@@ -123,7 +123,7 @@ fn status(error: &Error) -> StatusCode {
         Error::AccountSuspended | Error::KeyScope(_) => StatusCode::FORBIDDEN,
         Error::ModelNotFound(_) | Error::SessionNotFound | Error::NotFound(_) => StatusCode::NOT_FOUND,
         Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Error::SessionBusy => StatusCode::CONFLICT,
+        Error::SessionBusy | Error::IdempotencyInProgress => StatusCode::CONFLICT,
         Error::SessionClosed => StatusCode::GONE,
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Error::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -158,6 +158,7 @@ fn words(error: &Error) -> (&'static str, &str) {
         Error::NotFound(_) => (REQUEST, "not_found"),
         Error::MethodNotAllowed => (REQUEST, "method_not_allowed"),
         Error::SessionBusy => (REQUEST, "session_busy"),
+        Error::IdempotencyInProgress => (REQUEST, "idempotency_in_progress"),
         Error::SessionClosed => (REQUEST, "session_closed"),
         Error::TooLarge(_) => (REQUEST, "request_too_large"),
         Error::UnsupportedMediaType => (REQUEST, "unsupported_media_type"),
@@ -184,9 +185,11 @@ fn retry_after(error: &Error) -> Option<Duration> {
     const SOON: Duration = Duration::from_secs(1);
     match error {
         Error::RateLimited(refusal) => Some(refusal.retry_after),
-        Error::SessionBusy | Error::SessionQueueFull | Error::Overloaded | Error::Stopped(Stop::Draining) => {
-            Some(SOON)
-        }
+        Error::SessionBusy
+        | Error::IdempotencyInProgress
+        | Error::SessionQueueFull
+        | Error::Overloaded
+        | Error::Stopped(Stop::Draining) => Some(SOON),
         Error::Draining | Error::StoreUnavailable(_) => Some(SOON * 2),
         Error::Upstream(failure) => match failure.kind {
             UpstreamKind::Unavailable { retry_after } => Some(retry_after.unwrap_or(SOON)),

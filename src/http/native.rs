@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::error::{Error, Invalid};
 use crate::http::access::Authenticated;
 use crate::http::error::ApiError;
-use crate::http::openai::{Rooms, chat_headers, into_turn, whole};
+use crate::http::openai::{Rooms, chat_headers, idempotency, into_turn, whole};
 use crate::http::{body, sse};
 use crate::json::{Fields, ObjectWriter, Raw};
 use crate::wire::openai::chat::{ChatRequest, Told};
@@ -33,14 +33,16 @@ pub async fn chat(
         let stream = chat.stream;
         let (mut turn, _) = into_turn(&request, &caller, agent, chat, rooms.routes())?;
         turn.metadata = metadata;
+        turn.idempotency = idempotency(&request, &body)?;
+        let agent = turn.agent.id.to_string();
+        let running = rooms.sessions().run(turn, permit).await?;
         let told = Told {
-            completion: turn.completion.to_string(),
-            agent: turn.agent.id.to_string(),
-            session: turn.session.to_string(),
+            completion: running.completion.to_string(),
+            agent,
+            session: running.session.to_string(),
             created: 0,
             money,
         };
-        let running = rooms.sessions().run(turn, permit).await?;
         let mut answer = HttpResponse::Ok();
         chat_headers(&request, &running, &mut answer);
         if stream {

@@ -20,7 +20,11 @@ use crate::provider::Routes;
 use crate::rate_limit::Status;
 use crate::session::{Ended, Running, Sessions, TurnEvent};
 use crate::store::Store;
+use crate::store::request_key::Idempotency;
 use crate::wire::openai::chat::{self, ChatRequest, Dialect, Told};
+
+/// The longest idempotency key, in bytes.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// `POST /v1/chat/completions` and `POST /v2/chats/openai`.
 ///
@@ -38,7 +42,8 @@ pub async fn create(
         let body = body::read(&request, payload, &rooms.settings).await?;
         let mut chat = ChatRequest::read(&body)?;
         let agent = rooms.agent(&caller, chat.agent.take()).await?;
-        let (turn, style) = into_turn(&request, &caller, agent, chat, &rooms.routes)?;
+        let (mut turn, style) = into_turn(&request, &caller, agent, chat, &rooms.routes)?;
+        turn.idempotency = idempotency(&request, &body)?;
         let running = rooms.sessions.run(turn, permit).await?;
         respond(&request, running, style).await
     };
@@ -150,6 +155,7 @@ pub fn into_turn(
         named_by,
         messages: chat.messages,
         metadata: None,
+        idempotency: None,
         fields: chat.fields,
         stream: chat.stream,
         n: chat.n,
@@ -170,9 +176,6 @@ pub fn into_turn(
 
 /// What is described and not built yet is refused, never ignored.
 fn not_yet<'a>(header: &impl Fn(&str) -> Option<&'a str>) -> Result<(), Error> {
-    if header("idempotency-key").is_some() {
-        return Err(Error::NotImplemented("the header Idempotency-Key"));
-    }
     match header("x-on-disconnect") {
         None | Some("cancel") => Ok(()),
         Some("continue") => Err(Error::NotImplemented("the header X-On-Disconnect: continue")),
@@ -180,7 +183,25 @@ fn not_yet<'a>(header: &impl Fn(&str) -> Option<&'a str>) -> Result<(), Error> {
     }
 }
 
-async fn respond(request: &HttpRequest, running: Running, style: Style) -> Result<HttpResponse, Error> {
+/// The request's own name, if the client gave one, with a digest of what it asks.
+pub fn idempotency(request: &HttpRequest, body: &[u8]) -> Result<Option<Idempotency>, Error> {
+    let Some(key) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()));
+    let expected = format!("expected 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters");
+    let key = key.ok_or_else(|| Invalid::value("Idempotency-Key", expected))?.to_owned();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(request.path().as_bytes());
+    hasher.update(&[0]);
+    hasher.update(request.headers().get("x-session-id").map_or(&b""[..], |name| name.as_bytes()));
+    hasher.update(&[0]);
+    hasher.update(body);
+    Ok(Some(Idempotency { key, fingerprint: hasher.finalize().to_hex().to_string() }))
+}
+
+async fn respond(request: &HttpRequest, running: Running, mut style: Style) -> Result<HttpResponse, Error> {
+    // An answer that is given again has the ids it had.
+    style.told.completion = running.completion.to_string();
+    style.told.session = running.session.to_string();
     let mut answer = HttpResponse::Ok();
     chat_headers(request, &running, &mut answer);
     if style.stream {
@@ -222,6 +243,9 @@ pub fn chat_headers(request: &HttpRequest, running: &Running, answer: &mut HttpR
     };
     set("x-completion-id", running.completion.to_string());
     set("x-session-id", running.session.to_string());
+    if running.replayed {
+        set("idempotent-replayed", "true".to_owned());
+    }
     if running.matched > 0 {
         set("x-history-matched", running.matched.to_string());
     }

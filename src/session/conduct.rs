@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::billing::catalogue::{self, DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
@@ -46,7 +46,6 @@ pub struct Opened {
     pub hold: Hold,
     pub debit: TokenDebit,
     pub prompt: Prompt,
-    pub metadata: Option<Raw>,
     /// Bound of all answers together.
     pub ceiling: u64,
     pub between: std::time::Duration,
@@ -78,7 +77,7 @@ pub async fn conduct(
     let opened = tokio::select! {
         biased;
         // Whatever was reserved gives itself back; the tokens of the rate limit do not.
-        () = reply.closed() => {
+        () = given_up(&mut reply, &turn) => {
             permit.give_up();
             return Some(conversation);
         }
@@ -99,13 +98,14 @@ pub async fn conduct(
         matched: opened.prompt.matched,
         dropped: opened.prompt.dropped,
         max_output: turn.max_output.is_none().then_some(opened.hold.granted().max_output),
+        replayed: false,
         tokens: opened.debit.status,
         events: reader,
     };
     // A client that has left closes the channel with it, which the relay sees.
     drop(reply.send(Ok(running)));
     conversation.stored = true;
-    let stored = relay::relay(opened, events, stop, started).await;
+    let stored = relay::relay(&turn, opened, events, stop, started).await;
     drop(permit);
     match stored {
         Stored::Nothing => {}
@@ -117,6 +117,16 @@ pub async fn conduct(
         }
     }
     Some(conversation)
+}
+
+/// Resolves when the client has left and nobody will come back for the answer.
+///
+/// A plain call with an idempotency key goes on: its client's next try gets the answer.
+async fn given_up(reply: &mut oneshot::Sender<Result<Running, Error>>, turn: &Turn) {
+    if turn.idempotency.is_some() && !turn.stream {
+        std::future::pending::<()>().await;
+    }
+    reply.closed().await;
 }
 
 async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result<Conversation, Error> {
@@ -209,16 +219,7 @@ async fn open(
     match first {
         Ok(first) => {
             let ceiling = turn.n.saturating_mul(hold.granted().max_output);
-            Ok(Opened {
-                first,
-                hold,
-                debit,
-                prompt,
-                metadata: turn.metadata.clone(),
-                ceiling,
-                between: timeouts.between,
-                deadline,
-            })
+            Ok(Opened { first, hold, debit, prompt, ceiling, between: timeouts.between, deadline })
         }
         Err(failure) => {
             tracing::warn!(request = %turn.request, kind = ?failure.kind, cause = %failure.cause, "the provider failed");
@@ -280,6 +281,7 @@ fn new_hold(
         completion: turn.completion.to_string(),
         model: route.model.clone(),
         request: turn.request.to_string(),
+        idempotency: turn.idempotency.clone(),
         step: 0,
         price,
         prompt_max,

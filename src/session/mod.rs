@@ -10,6 +10,7 @@ mod messages;
 mod prompt;
 mod registry;
 mod relay;
+mod replay;
 pub mod turns;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -74,6 +75,7 @@ pub(crate) struct LocalRooms {
 pub struct Sessions {
     shards: Arc<[Addr<Registry>]>,
     turns: Turns,
+    store: Store,
 }
 
 impl Sessions {
@@ -91,7 +93,11 @@ impl Sessions {
                 Registry::new(rooms, idle, gone)
             })
         };
-        Self { shards: arbiters.iter().map(one).collect(), turns: rooms.turns.clone() }
+        Self {
+            shards: arbiters.iter().map(one).collect(),
+            turns: rooms.turns.clone(),
+            store: rooms.store.clone(),
+        }
     }
 
     /// The turns that run.
@@ -99,12 +105,16 @@ impl Sessions {
         &self.turns
     }
 
-    /// Runs a turn in its session; answers at the provider's first event. Dropping the future, or what it
+    /// Runs a turn in its session, or gives the answer again that it had under its idempotency key. Answers at
+    /// the provider's first event. Dropping the future, or what it
     /// answers, ends the turn as the client's leaving does.
     ///
     /// # Errors
     /// Everything that can be refused before the first byte.
     pub async fn run(&self, turn: Turn, permit: Permit) -> Result<Running, Error> {
+        if let Some(answered) = replay::look_up(&self.store, &turn).await? {
+            return Ok(answered);
+        }
         let key = SessionKey {
             account: turn.agent.account.clone(),
             agent: turn.agent.id.clone(),
@@ -145,6 +155,8 @@ pub struct Running {
     pub dropped: usize,
     /// The bound of the answer, where neither the client nor the agent named one.
     pub max_output: Option<u64>,
+    /// Whether this is an answer that was given before.
+    pub replayed: bool,
     /// What the rate headers tell of tokens.
     pub tokens: Status,
     /// What happens, in order; the last one is [`TurnEvent::Ended`] or [`TurnEvent::Failed`].

@@ -6,18 +6,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::conversation::message::Message;
 use crate::conversation::reply::{Chunk, Reply};
-use crate::conversation::turn::Completeness;
+use crate::conversation::turn::{Completeness, Turn};
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::{Error, Stop, UpstreamFailure, UpstreamKind};
+use crate::json::Raw;
 use crate::provider::Event;
 use crate::session::conduct::Opened;
 use crate::session::prompt::Prompt;
+use crate::session::replay::Kept;
 use crate::session::{Ended, STALL_LIMIT, TurnEvent};
 use crate::store::hold::Settlement;
 use crate::store::session::StoredTurn;
@@ -101,12 +104,13 @@ pub enum Stored {
 
 /// Copies a reply from the provider to the client and settles what was consumed; answers what was stored.
 pub async fn relay(
+    turn: &Turn,
     opened: Opened,
     events: mpsc::Sender<TurnEvent>,
     mut stop: oneshot::Receiver<Stop>,
     started: Instant,
 ) -> Stored {
-    let Opened { mut first, mut hold, debit, prompt, metadata, ceiling, between, deadline } = opened;
+    let Opened { mut first, mut hold, debit, prompt, ceiling, between, deadline } = opened;
     let ttft = started.elapsed();
     let end = match first.chunks.take() {
         None => End::Complete,
@@ -133,16 +137,17 @@ pub async fn relay(
     let stored = StoredTurn {
         messages: prompt.new.iter().map(|message| message.raw.text().into_owned()).collect(),
         reply: reply.text().into_owned(),
-        metadata: metadata.map(|raw| raw.text().into_owned()),
+        metadata: turn.metadata.as_ref().map(|raw| raw.text().into_owned()),
         completeness: if complete { Completeness::Complete } else { Completeness::Incomplete },
     };
     debit.used(usage.total());
     // The last frames say that the turn was charged, so they wait for the commit. If it is late, the ledger goes
     // on trying; what the client is told is that the end is not known.
-    let settlement = Settlement { usage, source, turn: Some(stored) };
+    let answer = (complete && turn.idempotency.is_some()).then(|| kept(turn, &first, &prompt, ttft, started));
+    let settlement = Settlement { usage, source, turn: Some(stored), answer };
     let settled = timeout(COMMIT_WAIT, hold.settle(settlement)).await;
     let settled = settled.unwrap_or_else(|_| Err(Error::StoreUnavailable("the charge is late".to_owned())));
-    let kept = settled.is_ok();
+    let committed = settled.is_ok();
     let last = match (settled, failure(end)) {
         (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(error),
         (Ok(closed), None) => TurnEvent::Ended(Box::new(Ended {
@@ -160,9 +165,29 @@ pub async fn relay(
     };
     let _ = timeout(STALL_LIMIT, events.send(last)).await;
     match Message::parse(reply, 0) {
-        Ok(reply) if kept => Stored::Turn(prompt.new.into_iter().chain([reply]).collect()),
+        Ok(reply) if committed => Stored::Turn(prompt.new.into_iter().chain([reply]).collect()),
         _ => Stored::Unknown,
     }
+}
+
+/// The whole answer, for being given again.
+fn kept(turn: &Turn, first: &First, prompt: &Prompt, ttft: Duration, started: Instant) -> String {
+    let raw = |raw: &Raw| RawValue::from_string(raw.text().into_owned()).ok();
+    let body =
+        if turn.stream { first.reply.as_completion() } else { first.tail.first().cloned().map(Raw::trusted) };
+    let kept = Kept {
+        completion: turn.completion.to_string(),
+        session: turn.session.to_string(),
+        matched: prompt.matched,
+        dropped: prompt.dropped,
+        body: body.as_ref().and_then(raw).unwrap_or_default(),
+        usage: first.reply.usage_raw().and_then(raw),
+        finish_reason: first.reply.finish_reason().map(str::to_owned),
+        content: first.reply.content().map(str::to_owned),
+        ttft_ms: millis(ttft),
+        duration_ms: millis(started.elapsed()),
+    };
+    Raw::of(&kept).text().into_owned()
 }
 
 struct Reading<'a> {

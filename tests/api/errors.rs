@@ -269,7 +269,6 @@ fn what_is_not_built_yet_is_501_not_implemented() {
     let app = App::start();
     let body = app.saying("Hello", json!({}));
     let refused = |answer: Answer| answer.refused(501, "server_error", "not_implemented");
-    refused(app.chat_call(&body).header("Idempotency-Key", "once").send());
     refused(app.chat_call(&body).header("X-On-Disconnect", "continue").send());
     refused(app.get(&app.account_key, "/v1/chat/completions/chatcmpl-1/stream"));
     refused(app.post(&app.account_key, "/v1/chat/completions/chatcmpl-1/cancel", &json!({})));
