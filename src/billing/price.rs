@@ -55,6 +55,15 @@ impl Price {
         }
     }
 
+    /// Whether the cost of `usage` comes out in whole nano-dollars.
+    pub fn is_exact(&self, usage: Usage) -> bool {
+        let fresh = usage.prompt.saturating_sub(usage.cached);
+        let parts = [(fresh, self.input), (usage.cached, self.cached_input), (usage.output, self.output)];
+        parts.iter().map(|(tokens, price)| i128::from(*tokens) * i128::from(price.0) % MILLION).sum::<i128>()
+            % MILLION
+            == 0
+    }
+
     fn rounded(&self, parts: &[(u64, Nanos)]) -> Option<Nanos> {
         let millionths = parts.iter().try_fold(0i128, |sum, (tokens, price)| {
             sum.checked_add(i128::from(*tokens).checked_mul(i128::from(price.0))?)

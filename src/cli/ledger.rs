@@ -19,10 +19,11 @@ const USAGE: &[&str] = &["group", "requests", "prompt_tokens", "cached_tokens", 
 Examples:
   switchboard ledger verify                          # a running server's books
   switchboard ledger verify --offline --data ./data  # without a server
+  switchboard ledger explain chatcmpl-…              # the life of one charge
   switchboard ledger transactions --limit 20
   switchboard ledger usage --from 2026-01-01 --to 2026-02-01 --group-by model
 
-`verify` needs the operator token (nothing, when offline), `transactions` and `usage` an account key.
+`verify` and `explain` need the operator token (nothing, when offline), `transactions` and `usage` an account key.
 `verify` ends with exit code 1 when the books are wrong.")]
 pub struct Ledger {
     #[command(flatten)]
@@ -38,6 +39,11 @@ pub(super) enum Action {
         /// Read the data directory itself (--data), without a server
         #[arg(long)]
         offline: bool,
+    },
+    /// Tell the life of one charge: price, hold, usage and its source, rounding, entry
+    Explain {
+        /// A request (req_…), a completion (chatcmpl-…) or a hold (hold_…)
+        id: String,
     },
     /// Every movement of money, newest first; --json has every field
     Transactions(Page),
@@ -87,6 +93,11 @@ impl Action {
                 let call = Call::get(Who::Operator, &["admin", "ledger", "verify"]);
                 Plan { good: is_ok, ..Plan::new(call, |reply| checked(&reply.value)) }
             }
+            Self::Explain { id } => {
+                Plan::new(Call::get(Who::Operator, &["admin", "ledger", "explain", &id]), |reply| {
+                    told(&reply.value)
+                })
+            }
             Self::Transactions(page) => page.plan(),
             Self::Usage { from, to, group_by } => {
                 let call = Call::get(Who::Account, &["v2", "usage"])
@@ -110,6 +121,15 @@ pub(super) fn verify_offline(server: &Server) -> anyhow::Result<ExitCode> {
     let report = verify::offline(&server.data())?;
     output::print(&if server.json { report.to_json().to_string() } else { page(&report) })?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The sentences of each provider call of a request.
+fn told(value: &Value) -> String {
+    let stories = value["charges"].as_array().into_iter().flatten().map(|charge| {
+        let lines = charge["story"].as_array().into_iter().flatten().map(output::text);
+        lines.collect::<Vec<_>>().join("\n")
+    });
+    format!("{}\n", stories.collect::<Vec<_>>().join("\n\n"))
 }
 
 fn is_ok(reply: &Reply) -> bool {

@@ -2,6 +2,7 @@
 
 mod access;
 mod body;
+mod csv;
 mod edge;
 pub mod error;
 mod manage;

@@ -93,6 +93,7 @@ fn operators(app: &mut ServiceConfig) {
     )
     .service(resource("/admin/providers").route(get().to(operator::providers)))
     .service(resource("/admin/ledger/verify").route(get().to(operator::verify)))
+    .service(resource("/admin/ledger/explain/{id}").route(get().to(operator::explain)))
     .service(resource("/admin/streams").route(get().to(operator::streams)));
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::clock;
 use crate::error::{Error, Invalid};
 use crate::http::access::MoneyReader;
+use crate::http::csv;
 use crate::http::error::ApiError;
 use crate::http::query::Query;
 use crate::store::usage_record::GroupBy;
@@ -16,6 +17,35 @@ type Answer = Result<HttpResponse, ApiError>;
 
 /// What a usage report covers where nothing is said, in days.
 const DEFAULT_DAYS: i64 = 30;
+
+const TRANSACTION_COLUMNS: [&str; 16] = [
+    "seq",
+    "created_at",
+    "kind",
+    "delta",
+    "balance_after",
+    "request_id",
+    "completion_id",
+    "session_id",
+    "agent_id",
+    "key_id",
+    "model",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "external_ref",
+    "note",
+];
+const USAGE_COLUMNS: [&str; 6] =
+    ["group", "requests", "prompt_tokens", "cached_tokens", "output_tokens", "cost"];
+
+fn csv_wanted(query: &Query) -> Result<bool, Invalid> {
+    match query.text("format") {
+        None | Some("json") => Ok(false),
+        Some("csv") => Ok(true),
+        Some(_) => Err(Invalid::value("format", "expected json or csv")),
+    }
+}
 
 /// `GET /v2/billing/balance`.
 pub async fn balance(reader: MoneyReader, store: web::Data<Store>) -> Answer {
@@ -35,6 +65,9 @@ pub async fn transactions(reader: MoneyReader, query: Query, store: web::Data<St
     let has_more = rows.len() > page;
     rows.truncate(page);
     let rows: Vec<Value> = rows.iter().map(|(row, charge)| objects::entry(row, charge.as_ref())).collect();
+    if csv_wanted(&query)? {
+        return Ok(csv::respond(&TRANSACTION_COLUMNS, &rows));
+    }
     Ok(HttpResponse::Ok().json(json!({"transactions": rows, "has_more": has_more})))
 }
 
@@ -56,6 +89,9 @@ pub async fn usage(reader: MoneyReader, query: Query, store: web::Data<Store>) -
     let sums =
         store.read(move |conn| store::usage_record::sums(conn, owner.as_str(), (from, to), by)).await?;
     let usage: Vec<Value> = sums.iter().map(objects::usage).collect();
+    if csv_wanted(&query)? {
+        return Ok(csv::respond(&USAGE_COLUMNS, &usage));
+    }
     let report = json!({"from": clock::rfc3339(from), "to": clock::rfc3339(to), "usage": usage});
     Ok(HttpResponse::Ok().json(report))
 }

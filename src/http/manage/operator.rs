@@ -22,7 +22,7 @@ use crate::session::Sessions;
 use crate::store::account::AccountRow;
 use crate::store::ledger_entry::{self, EntryRow, NewEntry};
 use crate::store::{self, Store};
-use crate::wire::native::objects;
+use crate::wire::native::{explain, objects};
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -294,6 +294,17 @@ pub async fn providers(_: Operator, routes: web::Data<Routes>) -> Answer {
 pub async fn verify(_: Operator, store: web::Data<Store>) -> Answer {
     let report = store.read(store::verify::run).await?;
     Ok(HttpResponse::Ok().json(report.to_json()))
+}
+
+/// `GET /admin/ledger/explain/{id}`: the life of a charge, by request, completion or hold.
+pub async fn explain(_: Operator, id: web::Path<String>, store: web::Data<Store>) -> Answer {
+    let id = id.into_inner();
+    let charges = store.read(move |conn| store::explain::find(conn, &id)).await?;
+    if charges.is_empty() {
+        return Err(Error::NotFound("a request of this id that reached a provider").into());
+    }
+    let charges: Vec<Value> = charges.iter().map(explain::charge).collect();
+    Ok(HttpResponse::Ok().json(json!({"charges": charges})))
 }
 
 /// `GET /admin/streams`.

@@ -1,0 +1,119 @@
+//! The life of one charge, in words and numbers.
+
+use serde_json::{Value, json};
+
+use crate::billing::money::Nanos;
+use crate::clock::rfc3339;
+use crate::conversation::usage::Usage;
+use crate::store::explain::Explained;
+use crate::wire::native::objects;
+
+/// Everything that one provider call left behind.
+pub fn charge(charge: &Explained) -> Value {
+    let hold = &charge.hold;
+    json!({
+        "request_id": hold.request_id,
+        "completion_id": hold.completion_id,
+        "account_id": hold.account_id,
+        "key_id": hold.key_id,
+        "agent_id": hold.agent_id,
+        "session_id": hold.session_id,
+        "model": hold.model,
+        "step": hold.step,
+        "price": objects::price(&charge.price),
+        "hold": {
+            "id": hold.id,
+            "amount": Nanos(hold.amount).to_string(),
+            "state": hold.state,
+            "reason": hold.reason,
+            "created_at": rfc3339(hold.created_at),
+            "closed_at": hold.closed_at.map(rfc3339),
+            "marks": {"prompt_tokens": hold.mark_prompt, "output_tokens": hold.mark_output},
+        },
+        "usage": charge.usage.as_ref().map(|usage| json!({
+            "prompt_tokens": usage.prompt,
+            "cached_tokens": usage.cached,
+            "output_tokens": usage.output,
+            "source": usage.source,
+            "cost": Nanos(usage.cost).to_string(),
+            "charged": Nanos(usage.charged).to_string(),
+            "written_off": Nanos(usage.written_off).to_string(),
+        })),
+        "entry": charge.entry.as_ref().map(|entry| objects::entry(entry, None)),
+        "story": story(charge),
+    })
+}
+
+/// The same in sentences, in the order in which it happened.
+fn story(charge: &Explained) -> Vec<String> {
+    let (hold, price) = (&charge.hold, &charge.price);
+    let mut story = vec![format!(
+        "{}: {} USD were set aside, the most that this call to {} could cost.",
+        rfc3339(hold.created_at),
+        Nanos(hold.amount),
+        hold.model
+    )];
+    if hold.mark_output > 0 {
+        story.push(format!(
+            "While it ran, at least {} prompt tokens and {} output tokens were noted.",
+            hold.mark_prompt, hold.mark_output
+        ));
+    }
+    let closed = hold.closed_at.map(rfc3339).unwrap_or_default();
+    let Some(usage) = &charge.usage else {
+        story.push(match hold.state.as_str() {
+            "open" => "The call is running.".to_owned(),
+            _ => {
+                let why = hold.reason.as_deref().unwrap_or("nothing was received");
+                format!("{closed}: all of it was given back ({why}); nothing was charged.")
+            }
+        });
+        return story;
+    };
+    let counted = match usage.source.as_str() {
+        "upstream" => "the provider counted",
+        "local" => "the provider told no usable count, so the text was counted here:",
+        _ => "nobody saw the call end, so what had been noted counts:",
+    };
+    story.push(format!(
+        "{closed}: {counted} {} prompt tokens ({} of them cached) and {} output tokens.",
+        usage.prompt, usage.cached, usage.output
+    ));
+    story.push(format!(
+        "At {} USD, {} USD (cached) and {} USD per million and {} USD per request this is {} USD{}.",
+        price.input,
+        price.cached_input,
+        price.output,
+        price.per_request,
+        Nanos(usage.cost),
+        rounding(charge)
+    ));
+    if usage.written_off > 0 {
+        story.push(format!(
+            "The account could not pay {} USD of it; the operator bore that.",
+            Nanos(usage.written_off)
+        ));
+    }
+    let back = Nanos(hold.amount.saturating_sub(usage.charged).max(0));
+    story.push(format!("{} USD were charged, {back} USD given back.", Nanos(usage.charged)));
+    if let Some(entry) = &charge.entry {
+        story.push(format!(
+            "Entry {} of the account; balance after it {} USD.",
+            entry.seq,
+            Nanos(entry.balance_after)
+        ));
+    }
+    story
+}
+
+fn rounding(charge: &Explained) -> &'static str {
+    let Some(usage) = &charge.usage else { return "" };
+    let tokens = |count: i64| u64::try_from(count).unwrap_or(0);
+    let used =
+        Usage { prompt: tokens(usage.prompt), cached: tokens(usage.cached), output: tokens(usage.output) };
+    if charge.price.is_exact(used) {
+        ", without a remainder"
+    } else {
+        ", rounded up by less than a nano-dollar"
+    }
+}
