@@ -60,7 +60,7 @@ pub fn run(command: Manage) -> anyhow::Result<ExitCode> {
         Manage::Agent(noun) => perform(noun.server, noun.action.plan()),
         Manage::Key(noun) => perform(noun.server, noun.action.plan()),
         Manage::Credit(noun) => perform(noun.server, Ok(noun.action.plan())),
-        Manage::Price(noun) => perform(noun.server, Ok(noun.action.plan())),
+        Manage::Price(noun) => perform(noun.server, noun.action.plan()),
         Manage::Session(noun) => perform(noun.server, Ok(noun.action.plan())),
         Manage::Ledger(noun) if noun.is_offline() => (false, ledger::verify_offline(&noun.server)),
         Manage::Ledger(noun) => perform(noun.server, Ok(noun.action.plan())),

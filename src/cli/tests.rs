@@ -23,7 +23,7 @@ fn plan(line: &[&str]) -> Plan {
         Manage::Agent(noun) => noun.action.plan(),
         Manage::Key(noun) => noun.action.plan(),
         Manage::Credit(noun) => Ok(noun.action.plan()),
-        Manage::Price(noun) => Ok(noun.action.plan()),
+        Manage::Price(noun) => noun.action.plan(),
         Manage::Session(noun) => Ok(noun.action.plan()),
         Manage::Ledger(noun) => Ok(noun.action.plan()),
     };

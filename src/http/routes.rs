@@ -4,7 +4,7 @@ use actix_web::web::{self, ServiceConfig, delete, get, patch, post, resource};
 
 use crate::error::Error;
 use crate::http::error::ApiError;
-use crate::http::manage::{agents, billing, health, keys, operator, sessions};
+use crate::http::manage::{agents, billing, health, keys, operator, prices, sessions};
 use crate::http::{native, openai};
 
 /// Adds all paths to an application.
@@ -86,11 +86,7 @@ fn operators(app: &mut ServiceConfig) {
     )
     .service(resource("/admin/accounts/{id}/credit").route(post().to(operator::credit)))
     .service(resource("/admin/accounts/{id}/adjust").route(post().to(operator::adjust)))
-    .service(
-        resource("/admin/prices")
-            .route(post().to(operator::set_price))
-            .route(get().to(operator::list_prices)),
-    )
+    .service(resource("/admin/prices").route(post().to(prices::set)).route(get().to(prices::list)))
     .service(resource("/admin/providers").route(get().to(operator::providers)))
     .service(resource("/admin/ledger/verify").route(get().to(operator::verify)))
     .service(resource("/admin/ledger/explain/{id}").route(get().to(operator::explain)))

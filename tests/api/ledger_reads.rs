@@ -62,3 +62,23 @@ fn transactions_and_usage_come_as_csv_too() {
     app.get(&app.account_key, "/v2/usage?format=xml").refused(400, "invalid_request_error", "invalid_value");
     app.finish();
 }
+
+#[test]
+fn many_prices_are_set_at_once_or_none_is() {
+    let app = App::start();
+    let price = |model: &str, input: &str| json!({"model": model, "input": input, "output": "1"});
+    let wrong = json!({"prices": [price("one", "1"), price("two", "cheap")]});
+    let refused = app.post(&app.operator_token, "/admin/prices", &wrong);
+    assert_eq!(refused.refused(400, "invalid_request_error", "invalid_value")["param"], "prices[1].input");
+    let twice = json!({"prices": [price("one", "1"), price("one", "2")]});
+    app.post(&app.operator_token, "/admin/prices", &twice).is(400);
+    let listed = || app.get(&app.operator_token, "/admin/prices").ok()["prices"].to_string();
+    assert!(!listed().contains("\"one\""), "a part of a refused list was set");
+    let right = json!({"prices": [price("one", "1"), price("two", "2")]});
+    assert_eq!(
+        app.post(&app.operator_token, "/admin/prices", &right).is(201).json()["prices"][1]["model"],
+        "two"
+    );
+    assert!(listed().contains("\"one\"") && listed().contains("\"two\""));
+    app.finish();
+}

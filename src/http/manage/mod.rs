@@ -5,4 +5,5 @@ pub mod billing;
 pub mod health;
 pub mod keys;
 pub mod operator;
+pub mod prices;
 pub mod sessions;

@@ -1,13 +1,11 @@
-//! `/admin`: accounts, credit, prices, and a look at what runs.
+//! `/admin`: accounts, credit, and a look at what runs.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
 use crate::auth::api_key::KeyKind;
 use crate::auth::keyring::Keyring;
-use crate::billing::Billing;
 use crate::billing::money::Nanos;
-use crate::billing::price::Price;
 use crate::clock;
 use crate::error::{Error, Invalid};
 use crate::http::access::Operator;
@@ -15,7 +13,7 @@ use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::http::manage::keys;
 use crate::http::query::Query;
-use crate::id::{AccountId, PriceId};
+use crate::id::AccountId;
 use crate::provider::{ProviderKind, Routes};
 use crate::rate_limit::limits::Limits;
 use crate::session::Sessions;
@@ -185,6 +183,7 @@ pub async fn credit(
             Ok((ledger_entry::post(conn, &entry)?, true))
         })
         .await?;
+    crate::failpoint::hit("top-up committed");
     Ok(if new { HttpResponse::Created() } else { HttpResponse::Ok() }.json(posted(&entry)))
 }
 
@@ -225,57 +224,6 @@ fn posted(entry: &EntryRow) -> Value {
     let mut object = objects::entry(entry, None);
     object["account_id"] = json!(entry.account_id);
     object
-}
-
-/// `POST /admin/prices`.
-pub async fn set_price(
-    request: HttpRequest,
-    _: Operator,
-    payload: web::Payload,
-    (store, billing): (web::Data<Store>, web::Data<Billing>),
-) -> Answer {
-    let mut given = body::read_object(&request, payload).await?;
-    let model = given.required("model", MAX_NAME)?;
-    let mut money = |name: &str| -> Result<Option<Nanos>, Invalid> {
-        let amount = given.money(name)?;
-        match amount {
-            Some(amount) if amount < Nanos::ZERO => Err(Invalid::value(name, "expected nothing or more")),
-            amount => Ok(amount),
-        }
-    };
-    let input = money("input")?.ok_or_else(|| Invalid::missing("input"))?;
-    let output = money("output")?.ok_or_else(|| Invalid::missing("output"))?;
-    let cached_input = money("cached_input")?.unwrap_or(input);
-    let per_request = money("per_request")?.unwrap_or(Nanos::ZERO);
-    let now = clock::now_ms();
-    let effective_from = given.time("effective_from")?;
-    if effective_from.is_some_and(|from| from < now - 60_000) {
-        return Err(Invalid::value("effective_from", "a price cannot begin in the past").into());
-    }
-    given.finish()?;
-    let price = Price {
-        id: PriceId::random(),
-        model,
-        effective_from: effective_from.unwrap_or(now),
-        input,
-        cached_input,
-        output,
-        per_request,
-    };
-    let new = price.clone();
-    let added = store.write(move |conn| Ok(store::price::insert(conn, &new)?)).await?;
-    if !added {
-        return Err(Invalid::value("effective_from", "this model has a price from that moment on").into());
-    }
-    let object = objects::price(&price);
-    billing.prices().add(price);
-    Ok(HttpResponse::Created().json(object))
-}
-
-/// `GET /admin/prices`.
-pub async fn list_prices(_: Operator, billing: web::Data<Billing>) -> Answer {
-    let prices: Vec<Value> = billing.prices().all().iter().map(|price| objects::price(price)).collect();
-    Ok(HttpResponse::Ok().json(json!({"prices": prices})))
 }
 
 /// `GET /admin/providers`.
