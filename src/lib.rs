@@ -10,6 +10,7 @@
 
 pub mod admission;
 pub mod agents;
+pub mod audit;
 pub mod auth;
 pub mod billing;
 pub mod bootstrap;
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod config;
 pub mod conversation;
 pub mod error;
+pub mod failpoint;
 pub mod http;
 pub mod id;
 pub mod json;

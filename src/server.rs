@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::admission::Admission;
 use crate::agents::Agents;
+use crate::audit;
 use crate::auth::keyring::Keyring;
 use crate::billing::Billing;
 use crate::billing::price::PriceBook;
@@ -76,9 +77,12 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let (listener, address) = listen(config, &server, settings)?;
         let handle = listener.handle();
         let listening = actix::spawn(listener);
+        let audit = audit::watch(server.store.clone(), server.keyring.clone(), config.verify_interval);
+        let audit = actix::spawn(audit);
         announce(config, &bootstrap, &format!("http://{address}"), &priced)?;
         tracing::info!(%address, ready_ms = started.elapsed().as_millis(), "ready");
         let end = wait_for_end(std::mem::take(&mut server.vital)).await;
+        audit.abort();
         shut_down(server, &handle, config.shutdown_timeout).await?;
         drop(listening.await);
         end
@@ -94,6 +98,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let recovered = conn
         .immediate_transaction(|conn| store::hold::recover(conn, now))
         .map_err(|cause| anyhow::anyhow!("closing the holds of an earlier run: {cause:?}"))?;
+    crate::failpoint::hit("recovery committed");
     if recovered != store::hold::Recovered::default() {
         let (settled, released) = (recovered.settled, recovered.released);
         tracing::warn!(settled, released, "holds of an earlier run were closed");

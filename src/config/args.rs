@@ -38,6 +38,9 @@ pub struct ServeArgs {
     /// How long an idle session stays in memory, in seconds [default: 300]
     #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_SESSION_IDLE")]
     pub session_idle: Option<String>,
+    /// How often the books are checked while the server runs, in seconds [default: 3600]
+    #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_VERIFY_INTERVAL")]
+    pub verify_interval: Option<String>,
     /// Write URL, ids and, on the first start, secrets to this file as JSON once the server is ready
     #[arg(long, value_name = "FILE")]
     pub bootstrap_json: Option<PathBuf>,

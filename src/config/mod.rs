@@ -12,6 +12,7 @@ use std::time::Duration;
 pub use args::ServeArgs;
 use file::Table;
 
+use crate::audit;
 use crate::provider::{OutputField, ProviderConfig, ProviderKind, Timeouts};
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long an idle session stays in memory.
     pub session_idle: Duration,
+    /// How often the books are checked.
+    pub verify_interval: Duration,
     /// Limits of accounts without their own.
     pub default_limits: ResolvedLimits,
     /// Where ids and secrets of the first start are written for programs.
@@ -89,6 +92,11 @@ impl Config {
         if idle == Some(0) {
             faults.push("session_idle_s: expected at least 1".to_owned());
         }
+        let in_file = file.number("verify_interval_s", &mut faults);
+        let verify = number(args.verify_interval.as_ref(), in_file, "verify_interval_s", &mut faults);
+        if verify == Some(0) {
+            faults.push("verify_interval_s: expected at least 1".to_owned());
+        }
         let default_limits = match &args.default_limits {
             Some(text) => limits_from_flag(text, &defaults, &mut faults),
             None => file.limits("default_limits", &defaults, &mut faults),
@@ -139,6 +147,7 @@ impl Config {
             max_body: usize::try_from(max_body.unwrap_or(20_000_000)).unwrap_or(usize::MAX),
             shutdown_timeout: Duration::from_secs(shutdown.unwrap_or(20)),
             session_idle: Duration::from_secs(idle.unwrap_or(300)),
+            verify_interval: verify.map_or(audit::DEFAULT_INTERVAL, Duration::from_secs),
             default_limits,
             bootstrap_json: args.bootstrap_json.clone(),
         })
@@ -153,6 +162,7 @@ impl Config {
         root.insert("max_body_bytes".into(), whole(self.max_body as u64));
         root.insert("shutdown_timeout_s".into(), whole(self.shutdown_timeout.as_secs()));
         root.insert("session_idle_s".into(), whole(self.session_idle.as_secs()));
+        root.insert("verify_interval_s".into(), whole(self.verify_interval.as_secs()));
         root.insert("cors_origins".into(), self.cors_origins.clone().into());
         let limits = &self.default_limits;
         let all = [

@@ -40,6 +40,7 @@ pub async fn create(
     let money = caller.sees_money();
     let answered = async {
         let body = body::read(&request, payload, &rooms.settings).await?;
+        crate::failpoint::hit("request received");
         let mut chat = ChatRequest::read(&body)?;
         let agent = rooms.agent(&caller, chat.agent.take()).await?;
         let (mut turn, style) = into_turn(&request, &caller, agent, chat, &rooms.routes)?;

@@ -190,8 +190,15 @@ async fn open(
     let wanted = turn.max_output.unwrap_or(default_output);
     let least = turn.max_output.unwrap_or(LEAST_MAX_OUTPUT.min(default_output));
     let debit = permit.debit(prompt.likely_tokens() + turn.n * wanted).await?;
-    let hold =
-        local.rooms.billing.reserve(new_hold(local, turn, &route, price, prompt_max, wanted, least)).await?;
+    let new = new_hold(local, turn, &route, price, prompt_max, wanted, least);
+    let hold = match local.rooms.billing.reserve(new).await {
+        Ok(hold) => hold,
+        Err(error) => {
+            debit.used(0);
+            return Err(error);
+        }
+    };
+    crate::failpoint::hit("reserve committed");
     let Some(provider) = local.providers.of(&route) else {
         return Err(Error::Internal("a route without a provider".to_owned()));
     };
@@ -218,6 +225,7 @@ async fn open(
     };
     match first {
         Ok(first) => {
+            crate::failpoint::hit("provider answers");
             let ceiling = turn.n.saturating_mul(hold.granted().max_output);
             Ok(Opened { first, hold, debit, prompt, ceiling, between: timeouts.between, deadline })
         }

@@ -145,9 +145,11 @@ pub async fn relay(
     // on trying; what the client is told is that the end is not known.
     let answer = (complete && turn.idempotency.is_some()).then(|| kept(turn, &first, &prompt, ttft, started));
     let settlement = Settlement { usage, source, turn: Some(stored), answer };
+    crate::failpoint::hit("all received");
     let settled = timeout(COMMIT_WAIT, hold.settle(settlement)).await;
     let settled = settled.unwrap_or_else(|_| Err(Error::StoreUnavailable("the charge is late".to_owned())));
     let committed = settled.is_ok();
+    crate::failpoint::hit("settle committed");
     let last = match (settled, failure(end)) {
         (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(error),
         (Ok(closed), None) => TurnEvent::Ended(Box::new(Ended {
@@ -164,6 +166,7 @@ pub async fn relay(
         })),
     };
     let _ = timeout(STALL_LIMIT, events.send(last)).await;
+    crate::failpoint::hit("final frame handed over");
     match Message::parse(reply, 0) {
         Ok(reply) if committed => Stored::Turn(prompt.new.into_iter().chain([reply]).collect()),
         _ => Stored::Unknown,
@@ -253,6 +256,7 @@ impl Reading<'_> {
                     if let Err(end) = pass(events, delta).await {
                         return end;
                     }
+                    crate::failpoint::hit("delta passed on");
                 }
                 Err(failure) => return End::Failed(failure),
             }

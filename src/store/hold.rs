@@ -105,6 +105,7 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
     }
     session::ensure(conn, &new.account, &new.agent, &new.session, new.session_by_server, new.now)?;
+    crate::failpoint::hit("reserve executed");
     Ok(Granted { amount: worst, max_output: max_output_granted })
 }
 
@@ -256,6 +257,7 @@ pub fn settle(
     }
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     let balance = Nanos(entry.balance_after);
+    crate::failpoint::hit("settle executed");
     Ok(Closed { charged: parts.charged, written_off: parts.written_off, balance, usage })
 }
 
@@ -288,6 +290,7 @@ pub fn checkpoint(
     let grown =
         (mark_prompt.eq(tokens(marks.prompt)), mark_output.eq(tokens(marks.output)), expires_at.eq(expires));
     diesel::update(open).set(grown).execute(conn)?;
+    crate::failpoint::after_commit("checkpoint written");
     if let Some(said) = said {
         let open = hold.find(of_hold).filter(state.eq("open"));
         diesel::update(open).set(pending.eq(said)).execute(conn)?;
@@ -332,6 +335,7 @@ pub fn recover(conn: &mut SqliteConnection, now: EpochMs) -> Result<Recovered, W
             settle(conn, &row.id, &settlement, Some("crash"), now)?;
             recovered.settled += 1;
         }
+        crate::failpoint::hit("hold recovered");
     }
     request_key::free_running(conn)?;
     Ok(recovered)

@@ -1,0 +1,65 @@
+//! Named places where a build for tests can be made to die, as a power cut would end it.
+//!
+//! Compiled to nothing without the feature `failpoints`. With it, `SWITCHBOARD_FAILPOINT=name:n` ends the
+//! process when it comes to that place for the n-th time. It ends by `abort`: SIGABRT runs no destructor and
+//! flushes nothing, so what is left on disk is what SIGKILL would leave.
+
+/// Dies here, if this is the place and the time.
+#[inline]
+pub fn hit(name: &str) {
+    #[cfg(feature = "failpoints")]
+    if armed::reached(name) {
+        armed::die(name);
+    }
+    let _ = name;
+}
+
+/// Dies once the running transaction is durable, before anybody is answered, if this is the place and the time.
+#[inline]
+pub fn after_commit(name: &str) {
+    #[cfg(feature = "failpoints")]
+    if armed::reached(name) {
+        armed::DUE.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+    let _ = name;
+}
+
+/// The writer has made a transaction durable.
+#[inline]
+pub fn committed() {
+    #[cfg(feature = "failpoints")]
+    if armed::DUE.load(std::sync::atomic::Ordering::SeqCst) {
+        armed::die("after a commit");
+    }
+}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    /// Whether the next commit is the last thing to happen.
+    pub static DUE: AtomicBool = AtomicBool::new(false);
+
+    static POINT: LazyLock<Option<Point>> = LazyLock::new(|| {
+        let named = std::env::var("SWITCHBOARD_FAILPOINT").ok()?;
+        let (name, times) = named.rsplit_once(':')?;
+        Some(Point { name: name.to_owned(), left: AtomicU64::new(times.parse().ok()?) })
+    });
+
+    struct Point {
+        name: String,
+        left: AtomicU64,
+    }
+
+    pub fn reached(name: &str) -> bool {
+        POINT
+            .as_ref()
+            .is_some_and(|point| point.name == name && point.left.fetch_sub(1, Ordering::SeqCst) == 1)
+    }
+
+    pub fn die(name: &str) -> ! {
+        eprintln!("failpoint: {name}");
+        std::process::abort()
+    }
+}
