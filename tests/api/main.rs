@@ -9,6 +9,7 @@ mod upstream;
 mod agent_parameters;
 mod agent_route;
 mod agents;
+mod audit;
 mod chat_completions;
 mod chat_streams;
 mod cheats;
