@@ -148,7 +148,7 @@ fn budget_left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) 
     Ok(Nanos(cap.0.saturating_sub(spent).saturating_sub(held).max(0)))
 }
 
-/// An open or closed hold, as far as closing it needs.
+/// An open or closed hold.
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = crate::store::schema::hold)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
@@ -161,12 +161,16 @@ pub struct HoldRow {
     pub completion_id: String,
     pub model: String,
     pub request_id: String,
+    pub step: i32,
     pub amount: i64,
     pub price_id: String,
     pub state: String,
+    pub reason: Option<String>,
     pub mark_prompt: i64,
     pub mark_output: i64,
     pub pending: Option<String>,
+    pub created_at: i64,
+    pub closed_at: Option<i64>,
 }
 
 /// What a turn came to.
