@@ -175,8 +175,25 @@ pub async fn run(store: &Store, data: &Path) -> anyhow::Result<Bootstrap> {
     })
 }
 
+/// Replaces the operator's token: whoever may write the data directory is the operator.
+///
+/// # Errors
+/// When the store or the file cannot be written.
+pub async fn renew_operator(store: &Store, data: &Path) -> anyhow::Result<()> {
+    let named = json!({"name": "operator token"}).into();
+    let (row, token) = new_key(KeyKind::Operator, None, None, named).map_err(Error::from)?;
+    write_secret(&data.join(OPERATOR_FILE), &token)?;
+    store
+        .write(move |conn| {
+            store::api_key::revoke_operators(conn, row.created_at)?;
+            Ok(store::api_key::insert(conn, &row)?)
+        })
+        .await?;
+    Ok(())
+}
+
 /// Writes a file that only its owner reads.
-fn write_secret(file: &Path, secret: &str) -> anyhow::Result<()> {
+pub(crate) fn write_secret(file: &Path, secret: &str) -> anyhow::Result<()> {
     write_whole(file, &format!("{secret}\n"))
 }
 

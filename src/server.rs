@@ -73,6 +73,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let mut server = start(config).await?;
         let priced = bootstrap::price_models(&server.store, &server.billing, &server.routes).await?;
         let bootstrap = bootstrap::run(&server.store, &config.data).await?;
+        if config.new_operator_token && bootstrap.secrets.is_none() {
+            bootstrap::renew_operator(&server.store, &config.data).await?;
+            println!("New operator token: see {}", config.data.join(bootstrap::OPERATOR_FILE).display());
+        }
         let settings = HttpSettings { max_body: config.max_body, started };
         let (listener, address) = listen(config, &server, settings)?;
         let handle = listener.handle();

@@ -41,9 +41,18 @@ pub struct ServeArgs {
     /// How often the books are checked while the server runs, in seconds [default: 3600]
     #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_VERIFY_INTERVAL")]
     pub verify_interval: Option<String>,
+    /// Wait after the first failed try to call a webhook, in seconds [default: 5]
+    #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_WEBHOOK_RETRY")]
+    pub webhook_retry: Option<String>,
+    /// Let webhooks go to addresses that are not of the public internet
+    #[arg(long, env = "SWITCHBOARD_ALLOW_PRIVATE_WEBHOOKS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub allow_private_webhooks: bool,
     /// Write URL, ids and, on the first start, secrets to this file as JSON once the server is ready
     #[arg(long, value_name = "FILE")]
     pub bootstrap_json: Option<PathBuf>,
+    /// Make a new operator token, kept in the data directory; the ones before it end at once
+    #[arg(long)]
+    pub new_operator_token: bool,
     /// What to log: error, warn, info, debug, or a filter such as switchboard=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "SWITCHBOARD_LOG")]
     pub log: Option<String>,

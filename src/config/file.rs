@@ -60,6 +60,15 @@ impl Table {
         number
     }
 
+    /// Yes or no.
+    pub fn flag(&mut self, key: &str, faults: &mut Vec<String>) -> Option<bool> {
+        let value = self.fields.remove(key)?;
+        if value.as_bool().is_none() {
+            faults.push(format!("{}: expected true or false, found {value}", self.path(key)));
+        }
+        value.as_bool()
+    }
+
     /// A list of texts.
     pub fn list(&mut self, key: &str, faults: &mut Vec<String>) -> Vec<String> {
         let Some(value) = self.fields.remove(key) else { return Vec::new() };

@@ -42,6 +42,8 @@ pub struct Config {
     pub verify_interval: Duration,
     /// Limits of accounts without their own.
     pub default_limits: ResolvedLimits,
+    /// Whether the operator's token is to be replaced.
+    pub new_operator_token: bool,
     /// Where ids and secrets of the first start are written for programs.
     pub bootstrap_json: Option<PathBuf>,
 }
@@ -97,6 +99,12 @@ impl Config {
         if verify == Some(0) {
             faults.push("verify_interval_s: expected at least 1".to_owned());
         }
+        let in_file = file.number("webhook_retry_s", &mut faults);
+        let retry = number(args.webhook_retry.as_ref(), in_file, "webhook_retry_s", &mut faults);
+        if retry == Some(0) {
+            faults.push("webhook_retry_s: expected at least 1".to_owned());
+        }
+        let allow_private = file.flag("allow_private_webhooks", &mut faults).unwrap_or(false);
         let default_limits = match &args.default_limits {
             Some(text) => limits_from_flag(text, &defaults, &mut faults),
             None => file.limits("default_limits", &defaults, &mut faults),
@@ -149,6 +157,7 @@ impl Config {
             session_idle: Duration::from_secs(idle.unwrap_or(300)),
             verify_interval: verify.map_or(audit::DEFAULT_INTERVAL, Duration::from_secs),
             default_limits,
+            new_operator_token: args.new_operator_token,
             bootstrap_json: args.bootstrap_json.clone(),
         })
     }

@@ -96,6 +96,12 @@ pub fn revoke(conn: &mut SqliteConnection, id: &str, now: i64) -> QueryResult<bo
     Ok(diesel::update(own).set(revoked_at.eq(Some(now))).execute(conn)? == 1)
 }
 
+/// Revokes every operator token.
+pub fn revoke_operators(conn: &mut SqliteConnection, now: i64) -> QueryResult<()> {
+    let all = api_key.filter(kind.eq("operator")).filter(revoked_at.is_null());
+    diesel::update(all).set(revoked_at.eq(Some(now))).execute(conn).map(drop)
+}
+
 /// Deletes the keys of an agent that goes.
 pub fn delete_of_agent(conn: &mut SqliteConnection, of_agent: &str) -> QueryResult<()> {
     // A budget with money still held keeps its row, so that the hold can be closed.

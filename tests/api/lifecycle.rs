@@ -175,3 +175,18 @@ fn a_stop_does_not_wait_for_ever_for_a_provider_that_is_silent() {
     assert_eq!((app.balance().held, app.balance().balance), (0, 5_000_000_000));
     app.finish();
 }
+
+#[test]
+fn a_new_operator_token_ends_the_one_before() {
+    let mut app = crate::app::Setup::default().arg("--new-operator-token").start();
+    let first = app.operator_token.clone();
+    app.get(&first, "/admin/accounts").is(200);
+    app.restart();
+    let kept = std::fs::read_to_string(app.data().join("operator.token")).expect("the token's file");
+    assert_ne!(kept.trim(), first);
+    assert!(!app.log().contains(kept.trim()), "the token is in the log");
+    app.get(&first, "/admin/accounts").refused(401, "invalid_request_error", "invalid_api_key");
+    app.operator_token = kept.trim().to_owned();
+    app.get(&app.operator_token, "/admin/accounts").is(200);
+    app.finish();
+}
