@@ -32,7 +32,7 @@ pub fn base62_number(mut number: u32, width: usize) -> String {
 }
 
 /// Random bytes of the operating system.
-fn fill_random(buffer: &mut [u8]) {
+pub(crate) fn fill_random(buffer: &mut [u8]) {
     // Without a source of randomness no key or id can be made safely; there is nothing to go on with.
     getrandom::fill(buffer).expect("the operating system gives random bytes");
 }
@@ -93,6 +93,10 @@ ids! {
     HoldId;
     /// A row of the price list: `price_` and 16 characters.
     PriceId;
+    /// A webhook: `wh_` and 16 characters.
+    WebhookId;
+    /// What a webhook tells: `evt_` and 20 characters.
+    EventId;
 }
 
 impl AccountId {
@@ -161,6 +165,20 @@ impl PriceId {
     /// A new, random id.
     pub fn random() -> Self {
         format!("price_{}", base62(16)).into()
+    }
+}
+
+impl WebhookId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        format!("wh_{}", base62(16)).into()
+    }
+}
+
+impl EventId {
+    /// A new, random id.
+    pub fn random() -> Self {
+        format!("evt_{}", base62(20)).into()
     }
 }
 

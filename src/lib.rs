@@ -2,7 +2,7 @@
 //!
 //! A request is a straight line. [`http`] reads it, [`admission`] lets it in, [`session`] gives it its turn,
 //! [`billing`] sets aside what it may cost, [`provider`] answers it, the session streams the answer back, and
-//! one transaction of [`store`] charges it and keeps it.
+//! one transaction of [`store`] charges it and keeps it. [`webhook`] tells the account what it has to know of that.
 //!
 //! Dependencies point down that line; [`conversation`], [`json`], [`id`] and [`clock`] are plain data below all.
 //! [`server`] starts the actors and hands out the handles, [`config`] is read once, [`error`] says what can go
@@ -28,4 +28,5 @@ pub mod rate_limit;
 pub mod server;
 pub mod session;
 pub mod store;
+pub mod webhook;
 pub mod wire;

@@ -34,6 +34,7 @@ use crate::session::{Rooms, Sessions};
 use crate::store::connection;
 use crate::store::writer::Writer;
 use crate::store::{self, Store};
+use crate::webhook::Webhooks;
 
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 50_000;
@@ -51,6 +52,7 @@ struct Server {
     store: Store,
     billing: Billing,
     sessions: Sessions,
+    webhooks: Webhooks,
     admission: Admission,
     keyring: Keyring,
     agents: Agents,
@@ -113,6 +115,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     for price in store::price::all(&mut conn)? {
         prices.add(price);
     }
+    let webhooks_in_use = store::webhook::any(&mut conn)?;
     let mut vital = Vec::new();
     let mut gone = || {
         let (sender, receiver) = oneshot::channel();
@@ -122,10 +125,12 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let (writer, writer_thread) = Writer::start(conn, gone()).context("starting the writer")?;
     let store = Store::new(connection::open_readers(&file)?, writer);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let arbiters: Vec<Arbiter> = (0..cores + 2).map(|_| Arbiter::new()).collect();
+    let arbiters: Vec<Arbiter> = (0..cores + 3).map(|_| Arbiter::new()).collect();
     let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
     let billing = Billing::start(&handles[0], store.clone(), prices, epoch, gone());
     let limits = RateLimits::start(&handles[1], gone());
+    let secrets = (config.data.as_path(), webhooks_in_use);
+    let webhooks = Webhooks::start(&handles[2], store.clone(), secrets, config.webhooks, gone())?;
     let routes = Routes::new(config.providers.clone());
     let rooms = Rooms {
         routes: routes.clone(),
@@ -133,7 +138,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         billing: billing.clone(),
         turns: Turns::default(),
     };
-    let sessions = Sessions::start(&handles[2..], &rooms, config.session_idle, gone);
+    let sessions = Sessions::start(&handles[3..], &rooms, config.session_idle, gone);
     Ok(Server {
         keyring: Keyring::new(store.clone(), config.default_limits),
         agents: Agents::new(store.clone()),
@@ -141,6 +146,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         store,
         billing,
         sessions,
+        webhooks,
         routes,
         epoch,
         writer_thread,
@@ -170,6 +176,7 @@ fn listen(
     let store = web::Data::new(server.store.clone());
     let billing = web::Data::new(server.billing.clone());
     let sessions = web::Data::new(server.sessions.clone());
+    let webhooks = web::Data::new(server.webhooks.clone());
     let admission = web::Data::new(server.admission.clone());
     let keyring = web::Data::new(server.keyring.clone());
     let agents = web::Data::new(server.agents.clone());
@@ -180,6 +187,7 @@ fn listen(
             .app_data(store.clone())
             .app_data(billing.clone())
             .app_data(sessions.clone())
+            .app_data(webhooks.clone())
             .app_data(admission.clone())
             .app_data(keyring.clone())
             .app_data(agents.clone())
@@ -282,6 +290,7 @@ async fn shut_down(server: Server, handle: &ServerHandle, grace: Duration) -> an
     }
     handle.stop(true).await;
     server.billing.flush().await;
+    server.webhooks.stop().await;
     let (store, epoch) = (server.store, server.epoch);
     store.write(move |conn| Ok(store::epoch::end(conn, epoch, clock::now_ms())?)).await?;
     store.writer().stop();

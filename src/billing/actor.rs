@@ -41,10 +41,10 @@ impl Handler<Reserve> for Ledger {
 
     fn handle(&mut self, Reserve(new): Reserve, ctx: &mut Self::Context) -> Self::Result {
         let (id, prompt_max, ledger) = (new.id.clone(), new.prompt_max, ctx.address());
-        let queued = self.store.writer().submit(Lane::Open, move |conn| hold::reserve(conn, &new));
+        let queued = self.store.writer().submit(Lane::Open, move |conn| hold::reserve_or_tell(conn, &new));
         // The answer is a guard: one that nobody takes gives the money back.
         Box::pin(async move {
-            let granted = committed(queued?).await?;
+            let granted = committed(queued?).await??;
             Ok(Hold::new(id, granted, prompt_max, ledger))
         })
     }

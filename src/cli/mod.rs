@@ -14,6 +14,7 @@ mod parse;
 mod price;
 mod server;
 mod session;
+mod webhook;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ pub enum Manage {
     Session(session::Session),
     /// The books: prove them (operator), read them (account key)
     Ledger(ledger::Ledger),
+    /// Where an account is told that its money runs out (account key)
+    Webhook(webhook::Webhook),
 }
 
 /// One command made ready: what to ask the server, and how its answer reads.
@@ -64,6 +67,7 @@ pub fn run(command: Manage) -> anyhow::Result<ExitCode> {
         Manage::Session(noun) => perform(noun.server, Ok(noun.action.plan())),
         Manage::Ledger(noun) if noun.is_offline() => (false, ledger::verify_offline(&noun.server)),
         Manage::Ledger(noun) => perform(noun.server, Ok(noun.action.plan())),
+        Manage::Webhook(noun) => perform(noun.server, Ok(noun.action.plan())),
     };
     // Told here and not by `main`, which would add a trace that helps no operator.
     Ok(done.unwrap_or_else(|error| {

@@ -26,6 +26,7 @@ fn plan(line: &[&str]) -> Plan {
         Manage::Price(noun) => noun.action.plan(),
         Manage::Session(noun) => Ok(noun.action.plan()),
         Manage::Ledger(noun) => Ok(noun.action.plan()),
+        Manage::Webhook(noun) => Ok(noun.action.plan()),
     };
     plan.expect("a plan")
 }
@@ -208,4 +209,15 @@ fn prices_sessions_and_usage_follow_the_contract() {
 fn the_token_of_the_environment_is_not_shown() {
     let help = parsed(&["account", "list", "--help"]).err().expect("help");
     assert!(help.contains("SWITCHBOARD_TOKEN") && !help.contains("[env: SWITCHBOARD_TOKEN="), "{help}");
+}
+
+#[test]
+fn webhooks_are_the_accounts() {
+    let line =
+        ["webhook", "create", "https://a.example/hook", "--balance-low", "1.00", "--balance-low", "0.10"];
+    let body = json!({ "url": "https://a.example/hook", "balance_low": ["1.00", "0.10"] });
+    assert_eq!(request(&line), (Who::Account, "POST /v2/webhooks".into(), body));
+    let delete = request(&["webhook", "delete", "wh_1"]);
+    assert_eq!(delete, (Who::Account, "DELETE /v2/webhooks/wh_1".into(), Value::Null));
+    assert!(parsed(&["webhook", "create", "https://a.example", "--event", "balance.high"]).is_err());
 }

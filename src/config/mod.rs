@@ -15,6 +15,7 @@ use file::Table;
 use crate::audit;
 use crate::provider::{OutputField, ProviderConfig, ProviderKind, Timeouts};
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
+use crate::webhook::Delivery;
 
 /// The file that is read where none is named, if it is there.
 pub const DEFAULT_FILE: &str = "switchboard.toml";
@@ -40,6 +41,8 @@ pub struct Config {
     pub session_idle: Duration,
     /// How often the books are checked.
     pub verify_interval: Duration,
+    /// How webhooks are delivered.
+    pub webhooks: Delivery,
     /// Limits of accounts without their own.
     pub default_limits: ResolvedLimits,
     /// Whether the operator's token is to be replaced.
@@ -156,6 +159,10 @@ impl Config {
             shutdown_timeout: Duration::from_secs(shutdown.unwrap_or(20)),
             session_idle: Duration::from_secs(idle.unwrap_or(300)),
             verify_interval: verify.map_or(audit::DEFAULT_INTERVAL, Duration::from_secs),
+            webhooks: Delivery {
+                allow_private: args.allow_private_webhooks || allow_private,
+                first_retry: Duration::from_secs(retry.unwrap_or(5)),
+            },
             default_limits,
             new_operator_token: args.new_operator_token,
             bootstrap_json: args.bootstrap_json.clone(),
@@ -172,6 +179,8 @@ impl Config {
         root.insert("shutdown_timeout_s".into(), whole(self.shutdown_timeout.as_secs()));
         root.insert("session_idle_s".into(), whole(self.session_idle.as_secs()));
         root.insert("verify_interval_s".into(), whole(self.verify_interval.as_secs()));
+        root.insert("webhook_retry_s".into(), whole(self.webhooks.first_retry.as_secs()));
+        root.insert("allow_private_webhooks".into(), self.webhooks.allow_private.into());
         root.insert("cors_origins".into(), self.cors_origins.clone().into());
         let limits = &self.default_limits;
         let all = [

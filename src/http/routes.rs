@@ -4,7 +4,7 @@ use actix_web::web::{self, ServiceConfig, delete, get, patch, post, resource};
 
 use crate::error::Error;
 use crate::http::error::ApiError;
-use crate::http::manage::{agents, billing, health, keys, operator, prices, sessions};
+use crate::http::manage::{agents, billing, health, keys, operator, prices, sessions, webhooks};
 use crate::http::{native, openai};
 
 /// Adds all paths to an application.
@@ -68,6 +68,8 @@ fn tenants(app: &mut ServiceConfig) {
                 .route(get().to(keys::list_of_account)),
         )
         .service(resource("/v2/account/api-keys/{key_id}").route(delete().to(keys::revoke_of_account)))
+        .service(resource("/v2/webhooks").route(post().to(webhooks::create)).route(get().to(webhooks::list)))
+        .service(resource("/v2/webhooks/{id}").route(delete().to(webhooks::delete)))
         .service(resource("/v2/billing/balance").route(get().to(billing::balance)))
         .service(resource("/v2/billing/transactions").route(get().to(billing::transactions)))
         .service(resource("/v2/usage").route(get().to(billing::usage)));

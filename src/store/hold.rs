@@ -17,7 +17,7 @@ use crate::store::schema::{account, key_budget};
 use crate::store::session::StoredTurn;
 use crate::store::usage_record::UsageRow;
 use crate::store::writer::WriteError;
-use crate::store::{account as accounts, ledger_entry, price, request_key, session, usage_record};
+use crate::store::{account as accounts, ledger_entry, price, request_key, session, usage_record, webhook};
 
 /// What a hold is made for.
 #[derive(Clone, Debug)]
@@ -109,6 +109,26 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     Ok(Granted { amount: worst, max_output: max_output_granted })
 }
 
+/// As [`reserve`]; a refusal that a webhook is told of comes as a value, so that its notice is committed.
+pub fn reserve_or_tell(
+    conn: &mut SqliteConnection,
+    new: &NewHold,
+) -> Result<Result<Granted, Error>, WriteError> {
+    let error = match reserve(conn, new) {
+        Err(WriteError::Refused(error)) => error,
+        done => return done.map(Ok),
+    };
+    // These two come before anything is written, save the upkeep of the budget, which is true anyway.
+    let told = match &error {
+        Error::InsufficientBalance { needed, available } => {
+            webhook::exhausted(conn, &new.account, *needed, *available, new.now)?
+        }
+        Error::BudgetExceeded => webhook::budget_exceeded(conn, &new.account, &new.key, new.now)?,
+        _ => false,
+    };
+    if told { Ok(Err(error)) } else { Err(error.into()) }
+}
+
 fn insert(conn: &mut SqliteConnection, new: &NewHold, worst: Nanos) -> QueryResult<()> {
     let row = (
         id.eq(&new.id),
@@ -141,7 +161,9 @@ fn budget_left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) 
     );
     diesel::insert_into(key_budget::table).values(fresh).on_conflict_do_nothing().execute(conn)?;
     let own = key_budget::table.find(key);
-    diesel::update(own.filter(key_budget::cap.ne(cap.0))).set(key_budget::cap.eq(cap.0)).execute(conn)?;
+    // Another amount is another budget: that it is used up is told again.
+    let changed = (key_budget::cap.eq(cap.0), key_budget::told_period.eq(None::<i64>));
+    diesel::update(own.filter(key_budget::cap.ne(cap.0))).set(changed).execute(conn)?;
     let renewed = (key_budget::period.eq(period), key_budget::spent.eq(0));
     diesel::update(own.filter(key_budget::period.ne(period))).set(renewed).execute(conn)?;
     let (spent, held): (i64, i64) = own.select((key_budget::spent, key_budget::held)).get_result(conn)?;

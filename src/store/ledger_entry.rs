@@ -6,6 +6,7 @@ use crate::billing::money::Nanos;
 use crate::error::{Error, Invalid};
 use crate::store::schema::ledger_entry::dsl::*;
 use crate::store::schema::{account, hold, usage_record};
+use crate::store::webhook;
 use crate::store::writer::WriteError;
 
 /// An entry, as stored.
@@ -100,7 +101,14 @@ pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> QueryResult<En
     };
     row.hash = row.chained(&previous);
     diesel::insert_into(ledger_entry).values(&row).execute(conn)?;
-    diesel::update(account::table.find(new.account)).set(account::last_seq.eq(row.seq)).execute(conn)?;
+    let own = account::table.find(new.account);
+    diesel::update(own).set(account::last_seq.eq(row.seq)).execute(conn)?;
+    if new.delta > 0 {
+        webhook::replenished(conn, new.account)?;
+    } else if new.delta < 0 {
+        let balance = row.balance_after.saturating_sub(new.delta)..row.balance_after;
+        webhook::balance_fell(conn, new.account, balance, Nanos(available), new.now)?;
+    }
     Ok(row)
 }
 

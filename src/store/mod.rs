@@ -16,6 +16,7 @@ pub mod schema;
 pub mod session;
 pub mod usage_record;
 pub mod verify;
+pub mod webhook;
 pub mod writer;
 
 use diesel::prelude::*;

@@ -14,6 +14,7 @@ diesel::table! {
         agent_count -> BigInt,
         session_count -> BigInt,
         created_at -> BigInt,
+        exhausted_at -> Nullable<BigInt>,
     }
 }
 
@@ -137,6 +138,7 @@ diesel::table! {
         cap -> BigInt,
         spent -> BigInt,
         held -> BigInt,
+        told_period -> Nullable<BigInt>,
     }
 }
 
@@ -190,4 +192,29 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    webhook (id) {
+        id -> Text,
+        account_id -> Text,
+        url -> Text,
+        events -> Text,
+        balance_low -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    webhook_delivery (id) {
+        id -> BigInt,
+        webhook_id -> Text,
+        event_id -> Text,
+        kind -> Text,
+        body -> Text,
+        attempts -> Integer,
+        next_at -> BigInt,
+        created_at -> BigInt,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(webhook, webhook_delivery);
 diesel::allow_tables_to_appear_in_same_query!(hold, ledger_entry, usage_record, turn, message, session);

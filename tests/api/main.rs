@@ -36,3 +36,4 @@ mod session_queue;
 mod session_records;
 mod sessions;
 mod timeouts;
+mod webhooks;

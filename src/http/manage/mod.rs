@@ -7,3 +7,4 @@ pub mod keys;
 pub mod operator;
 pub mod prices;
 pub mod sessions;
+pub mod webhooks;

@@ -14,6 +14,7 @@ use crate::store::api_key::KeyRow;
 use crate::store::ledger_entry::{ChargeRow, EntryRow};
 use crate::store::session::{MessageRow, SessionRow};
 use crate::store::usage_record::UsageSum;
+use crate::store::webhook::WebhookRow;
 
 fn time(at: Option<EpochMs>) -> Value {
     at.map(rfc3339).into()
@@ -133,6 +134,23 @@ pub fn usage(sum: &UsageSum) -> Value {
         "output_tokens": sum.output_tokens,
         "cost": Nanos(sum.charges).to_string(),
     })
+}
+
+/// A webhook, without its secret.
+pub fn webhook(row: &WebhookRow) -> Value {
+    let thresholds: Vec<String> = row.thresholds().iter().map(ToString::to_string).collect();
+    json!({
+        "id": row.id,
+        "url": row.url,
+        "events": serde_json::from_str::<Value>(&row.events).unwrap_or_default(),
+        "balance_low": thresholds,
+        "created_at": rfc3339(row.created_at),
+    })
+}
+
+/// A webhook just made, with its secret this once.
+pub fn new_webhook(row: &WebhookRow, secret: &str) -> Value {
+    with(webhook(row), json!({"secret": secret}))
 }
 
 /// A row of the price list.
