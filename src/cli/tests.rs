@@ -217,6 +217,8 @@ fn webhooks_are_the_accounts() {
         ["webhook", "create", "https://a.example/hook", "--balance-low", "1.00", "--balance-low", "0.10"];
     let body = json!({ "url": "https://a.example/hook", "balance_low": ["1.00", "0.10"] });
     assert_eq!(request(&line), (Who::Account, "POST /v2/webhooks".into(), body));
+    let Ok(Manage::Webhook(noun)) = parsed(&line) else { panic!("a webhook") };
+    assert_eq!(noun.server.url(), "http://127.0.0.1:8080", "the target is taken for the server");
     let delete = request(&["webhook", "delete", "wh_1"]);
     assert_eq!(delete, (Who::Account, "DELETE /v2/webhooks/wh_1".into(), Value::Null));
     assert!(parsed(&["webhook", "create", "https://a.example", "--event", "balance.high"]).is_err());

@@ -35,7 +35,9 @@ pub(super) enum Action {
     /// Add a webhook
     Create {
         /// Where to send events
-        url: String,
+        // Not called `url`: that is where the server is.
+        #[arg(value_name = "URL")]
+        target: String,
         /// An event to send; can be given several times [default: all]
         #[arg(long = "event", value_name = "EVENT", value_parser = EVENTS)]
         events: Vec<String>,
@@ -56,9 +58,9 @@ pub(super) enum Action {
 impl Action {
     pub(super) fn plan(self) -> Plan {
         match self {
-            Self::Create { url, events, balance_low } => {
+            Self::Create { target, events, balance_low } => {
                 let body = Body::default()
-                    .set("url", Some(url))
+                    .set("url", Some(target))
                     .set_all("events", events)
                     .set_all("balance_low", balance_low);
                 Plan::new(Call::post(Who::Account, &["v2", "webhooks"], body), |reply| {
