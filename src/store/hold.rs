@@ -96,10 +96,9 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     if !accounts::reserve(conn, &new.account, worst.0)? {
         return Err(Error::InsufficientBalance { needed: worst, available: spendable }.into());
     }
-    if new.budget.is_some() {
-        let own = key_budget::table.find(&new.key);
-        diesel::update(own).set(key_budget::held.eq(key_budget::held + worst.0)).execute(conn)?;
-    }
+    // Once a key has had a budget, every hold of it counts, so that the budget may come and go in between.
+    let own = key_budget::table.find(&new.key);
+    diesel::update(own).set(key_budget::held.eq(key_budget::held + worst.0)).execute(conn)?;
     insert(conn, new, worst)?;
     if let Some(own) = &new.idempotency {
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
@@ -159,8 +158,13 @@ fn budget_left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) 
         key_budget::spent.eq(0),
         key_budget::held.eq(0),
     );
-    diesel::insert_into(key_budget::table).values(fresh).on_conflict_do_nothing().execute(conn)?;
+    let made = diesel::insert_into(key_budget::table).values(fresh).on_conflict_do_nothing().execute(conn)?;
     let own = key_budget::table.find(key);
+    if made == 1 {
+        let open: Vec<i64> =
+            hold.filter(key_id.eq(key)).filter(state.eq("open")).select(amount).load(conn)?;
+        diesel::update(own).set(key_budget::held.eq(open.iter().sum::<i64>())).execute(conn)?;
+    }
     // Another amount is another budget: that it is used up is told again.
     let changed = (key_budget::cap.eq(cap.0), key_budget::told_period.eq(None::<i64>));
     diesel::update(own.filter(key_budget::cap.ne(cap.0))).set(changed).execute(conn)?;
@@ -391,9 +395,8 @@ fn close_budget(conn: &mut SqliteConnection, row: &HoldRow, charged: Nanos) -> Q
         key_budget::held.eq(key_budget::held - row.amount),
         key_budget::spent.eq(key_budget::spent + charged.0),
     );
-    // A key without a budget when the hold was made has no row, or one that does not know the hold.
-    let own = key_budget::table.find(&row.key_id).filter(key_budget::held.ge(row.amount));
-    diesel::update(own).set(moved).execute(conn).map(drop)
+    // A key that never had a budget has no row.
+    diesel::update(key_budget::table.find(&row.key_id)).set(moved).execute(conn).map(drop)
 }
 
 fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteError> {
