@@ -123,6 +123,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         sender
     };
     let (writer, writer_thread) = Writer::start(conn, gone()).context("starting the writer")?;
+    writer.watch_epoch(epoch);
     let store = Store::new(connection::open_readers(&file)?, writer);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let arbiters: Vec<Arbiter> = (0..cores + 3).map(|_| Arbiter::new()).collect();

@@ -41,7 +41,9 @@ impl Handler<Reserve> for Ledger {
 
     fn handle(&mut self, Reserve(new): Reserve, ctx: &mut Self::Context) -> Self::Result {
         let (id, prompt_max, ledger) = (new.id.clone(), new.prompt_max, ctx.address());
-        let queued = self.store.writer().submit(Lane::Open, move |conn| hold::reserve_or_tell(conn, &new));
+        let account = new.account.clone();
+        let work = move |conn: &mut _| hold::reserve_or_tell(conn, &new);
+        let queued = self.store.writer().submit_for(Lane::Open, &account, work);
         // The answer is a guard: one that nobody takes gives the money back.
         Box::pin(async move {
             let granted = committed(queued?).await??;

@@ -9,6 +9,8 @@ use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
+use crate::store::writer::make_room_for_start;
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// Readers at the same time.
@@ -17,6 +19,11 @@ pub const READERS: u32 = 8;
 pub const READER_WAIT: Duration = Duration::from_secs(5);
 /// How long a statement waits for another process that has locked the database.
 const BUSY_TIMEOUT_MS: u32 = 5_000;
+
+/// Memory for pages of the writing connection: several batches' worth, so that none is written twice.
+const WRITER_CACHE_KIB: u32 = 64_000;
+/// The same for each reader.
+const READER_CACHE_KIB: u32 = 16_000;
 
 /// Connections that only read.
 pub type Readers = Pool<ConnectionManager<SqliteConnection>>;
@@ -28,11 +35,16 @@ pub fn database_file(data: &Path) -> PathBuf {
 
 /// Opens the writing connection, creating the database and bringing it up to date.
 ///
-/// `synchronous=FULL`: with `NORMAL`, SQLite may lose acknowledged commits at a power loss.
+/// `synchronous=FULL`: with `NORMAL`, SQLite may lose acknowledged commits at a power loss. What savepoints need
+/// to be undone stays in memory: it is little, and another disk could be full. On a full disk the room that an
+/// earlier run kept for it is used.
 pub fn open_writer(file: &Path) -> anyhow::Result<SqliteConnection> {
+    make_room_for_start(file);
     let mut conn = establish(file)?;
     conn.batch_execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
         .context("switching the database to write-ahead logging")?;
+    conn.batch_execute(&format!("PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{WRITER_CACHE_KIB};"))
+        .context("setting up the writing connection")?;
     conn.run_pending_migrations(MIGRATIONS)
         .map_err(|cause| anyhow::anyhow!("migrating the database: {cause}"))?;
     Ok(conn)
@@ -53,7 +65,9 @@ fn establish(file: &Path) -> anyhow::Result<SqliteConnection> {
 }
 
 fn settings() -> String {
-    format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16000;")
+    format!(
+        "PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}; PRAGMA foreign_keys = ON; PRAGMA cache_size = -{READER_CACHE_KIB};"
+    )
 }
 
 /// Opens the pool of readers. Connections are made as they are needed.

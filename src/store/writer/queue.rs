@@ -1,0 +1,208 @@
+//! What waits for the writer: closes in their order, opens in turn from each account.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::work::Entry;
+use super::{Counters, Lane, QUEUE};
+use crate::error::Error;
+
+/// The account of work that is done for none; it takes its turn like the others.
+pub const NOBODY: &str = "";
+/// Told to those whose work the thread can no longer do.
+pub const GONE: &str = "the writer is gone";
+
+/// Things that wait by account and are taken one an account in turn.
+pub struct Turns<T> {
+    /// The accounts that have something waiting, the next one first.
+    order: VecDeque<Arc<str>>,
+    waiting: HashMap<Arc<str>, VecDeque<T>>,
+    len: usize,
+}
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Self { order: VecDeque::new(), waiting: HashMap::new(), len: 0 }
+    }
+}
+
+impl<T> Turns<T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn push(&mut self, account: &str, thing: T) {
+        self.len += 1;
+        if let Some(own) = self.waiting.get_mut(account) {
+            own.push_back(thing);
+            return;
+        }
+        let account: Arc<str> = account.into();
+        self.order.push_back(account.clone());
+        self.waiting.insert(account, VecDeque::from([thing]));
+    }
+
+    pub fn pop(&mut self) -> Option<T> {
+        let account = self.order.pop_front()?;
+        let own = self.waiting.get_mut(&account)?;
+        let thing = own.pop_front();
+        if own.is_empty() {
+            // Nothing is kept of an account that has nothing waiting.
+            self.waiting.remove(&account);
+        } else {
+            self.order.push_back(account);
+        }
+        self.len -= 1;
+        thing
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    closes: VecDeque<Entry>,
+    opens: Turns<Entry>,
+    stopping: Option<Instant>,
+    ended: bool,
+}
+
+/// What the handles and the thread share.
+#[derive(Default)]
+pub struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    pub counters: Counters,
+    /// The run of the server that batches check; 0 for none.
+    pub epoch: AtomicI64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn push(&self, account: &str, entry: Entry) -> Result<(), Error> {
+        let mut queue = self.lock();
+        let waiting = match entry.lane {
+            Lane::Close => 0,
+            Lane::Mark => queue.closes.len(),
+            Lane::Open => queue.opens.len(),
+        };
+        match entry.lane {
+            _ if queue.ended => return Err(Error::StoreUnavailable(GONE.to_owned())),
+            _ if queue.stopping.is_some() => return Err(Error::Draining),
+            _ if waiting >= QUEUE => return Err(Error::Overloaded),
+            Lane::Close | Lane::Mark => queue.closes.push_back(entry),
+            Lane::Open => queue.opens.push(account, entry),
+        }
+        drop(queue);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Waits for work and takes up to `most` pieces, what closes first; `None` when stopped and empty.
+    pub fn next_batch(&self, most: usize) -> Option<Vec<Entry>> {
+        let mut queue = self.lock();
+        while queue.closes.is_empty() && queue.opens.len() == 0 {
+            if queue.stopping.is_some() {
+                return None;
+            }
+            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let closes = queue.closes.len().min(most);
+        let mut batch: Vec<_> = queue.closes.drain(..closes).collect();
+        while batch.len() < most
+            && let Some(open) = queue.opens.pop()
+        {
+            batch.push(open);
+        }
+        Some(batch)
+    }
+
+    /// Puts closes back to where they were taken from.
+    pub fn put_back(&self, closes: Vec<Entry>) {
+        let mut queue = self.lock();
+        for entry in closes.into_iter().rev() {
+            queue.closes.push_front(entry);
+        }
+    }
+
+    /// Takes all new work that waits.
+    pub fn take_opens(&self) -> Vec<Entry> {
+        let mut opens = std::mem::take(&mut self.lock().opens);
+        std::iter::from_fn(|| opens.pop()).collect()
+    }
+
+    /// Takes everything that waits.
+    pub fn take_all(&self) -> Vec<Entry> {
+        let closes = std::mem::take(&mut self.lock().closes);
+        closes.into_iter().chain(self.take_opens()).collect()
+    }
+
+    pub fn stop(&self, now: Instant) {
+        self.lock().stopping.get_or_insert(now);
+        self.filled.notify_one();
+    }
+
+    /// Since when no more work is taken.
+    pub fn stopping(&self) -> Option<Instant> {
+        self.lock().stopping
+    }
+
+    /// The closes and the opens that wait.
+    pub fn waiting(&self) -> (usize, usize) {
+        let queue = self.lock();
+        (queue.closes.len(), queue.opens.len())
+    }
+
+    /// The thread ends: what still waits is dropped, which those who wait for it notice.
+    pub fn end(&self) {
+        self.lock().ended = true;
+        drop(self.take_all());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(turns: &mut Turns<u32>) -> Vec<u32> {
+        std::iter::from_fn(|| turns.pop()).collect()
+    }
+
+    #[test]
+    fn accounts_take_turns_and_each_keeps_its_order() {
+        let mut turns = Turns::default();
+        for thing in [10, 11, 12, 13] {
+            turns.push("a", thing);
+        }
+        turns.push("b", 20);
+        turns.push("c", 30);
+        turns.push("b", 21);
+        assert_eq!(turns.len(), 7);
+        assert_eq!(all(&mut turns), [10, 20, 30, 11, 21, 12, 13]);
+        assert_eq!(turns.len(), 0);
+    }
+
+    #[test]
+    fn a_latecomer_waits_for_one_thing_of_each_account() {
+        let mut turns = Turns::default();
+        for thing in 0..10_000 {
+            turns.push("greedy", thing);
+        }
+        assert_eq!(turns.pop(), Some(0));
+        turns.push("late", 99_999);
+        assert_eq!([turns.pop(), turns.pop()], [Some(1), Some(99_999)]);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_an_account_that_has_nothing_waiting() {
+        let mut turns = Turns::default();
+        for account in 0..1_000 {
+            turns.push(&account.to_string(), account);
+        }
+        all(&mut turns);
+        assert!(turns.waiting.is_empty() && turns.order.is_empty());
+    }
+}

@@ -1,0 +1,93 @@
+//! A piece of work: what runs in a batch, and whom it answers.
+
+use diesel::prelude::*;
+use tokio::sync::oneshot;
+
+use super::Lane;
+use crate::error::Error;
+
+/// Why a piece of work is undone.
+#[derive(Debug)]
+pub enum WriteError {
+    /// It decided so: a value, not a fault.
+    Refused(Error),
+    /// The database would not.
+    Query(diesel::result::Error),
+}
+
+impl From<diesel::result::Error> for WriteError {
+    fn from(cause: diesel::result::Error) -> Self {
+        Self::Query(cause)
+    }
+}
+
+impl From<Error> for WriteError {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Work for the writing connection.
+///
+/// It may run more than once, if a transaction has to be made again.
+pub(super) trait Work: Send {
+    /// Runs in a savepoint. An error is the database's; a refusal is an answer like any other.
+    fn run(&mut self, conn: &mut SqliteConnection) -> QueryResult<()>;
+    /// Answers: what [`Work::run`] came to if it was committed, else why not.
+    fn answer(self: Box<Self>, committed: Result<(), Error>);
+}
+
+/// A piece of work and where it belongs.
+pub(super) struct Entry {
+    pub lane: Lane,
+    pub work: Box<dyn Work>,
+}
+
+impl Entry {
+    /// Answers that the database could not do it.
+    pub fn fail(self, cause: &str) {
+        self.work.answer(Err(Error::StoreUnavailable(cause.to_owned())));
+    }
+}
+
+/// A closure with the channel for its answer.
+pub(super) struct Job<F, T> {
+    work: F,
+    outcome: Option<Result<T, Error>>,
+    answer: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<F, T> Job<F, T> {
+    pub fn new(work: F, answer: oneshot::Sender<Result<T, Error>>) -> Self {
+        Self { work, outcome: None, answer }
+    }
+}
+
+impl<F, T> Work for Job<F, T>
+where
+    F: FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send,
+    T: Send,
+{
+    fn run(&mut self, conn: &mut SqliteConnection) -> QueryResult<()> {
+        // What an earlier run came to is void, even if this one panics.
+        self.outcome = None;
+        let outcome = conn.transaction(|conn| (self.work)(conn));
+        let (outcome, rollback) = match outcome {
+            Ok(value) => (Ok(value), None),
+            Err(WriteError::Refused(error)) => (Err(error), None),
+            Err(WriteError::Query(cause)) => (Err(Error::StoreUnavailable(cause.to_string())), Some(cause)),
+        };
+        self.outcome = Some(outcome);
+        rollback.map_or(Ok(()), Err)
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), Error>) {
+        let lost = || Err(Error::Internal("the writer dropped a piece of work".to_owned()));
+        let outcome = match committed {
+            Ok(()) => self.outcome.unwrap_or_else(lost),
+            Err(error) => Err(error),
+        };
+        // Whoever asked may be gone; what was committed stays committed.
+        let _ = self.answer.send(outcome);
+    }
+}
