@@ -1,13 +1,13 @@
-//! Named places where a build for tests can be made to die, as a power cut would end it.
+//! Named places where a debug build can be made to die, as a power cut would end it.
 //!
-//! Compiled to nothing without the feature `failpoints`. With it, `SWITCHBOARD_FAILPOINT=name:n` ends the
-//! process when it comes to that place for the n-th time. It ends by `abort`: SIGABRT runs no destructor and
+//! Compiled to nothing in a release build. In a debug build, which is what the tests run, `SWITCHBOARD_FAILPOINT=name:n`
+//! ends the process when it comes to that place for the n-th time. It ends by `abort`: SIGABRT runs no destructor and
 //! flushes nothing, so what is left on disk is what SIGKILL would leave.
 
 /// Dies here, if this is the place and the time.
 #[inline]
 pub fn hit(name: &str) {
-    #[cfg(feature = "failpoints")]
+    #[cfg(debug_assertions)]
     if armed::reached(name) {
         armed::die(name);
     }
@@ -17,7 +17,7 @@ pub fn hit(name: &str) {
 /// Dies once the running transaction is durable, before anybody is answered, if this is the place and the time.
 #[inline]
 pub fn after_commit(name: &str) {
-    #[cfg(feature = "failpoints")]
+    #[cfg(debug_assertions)]
     if armed::reached(name) {
         armed::DUE.store(true, std::sync::atomic::Ordering::SeqCst);
     }
@@ -27,13 +27,13 @@ pub fn after_commit(name: &str) {
 /// The writer has made a transaction durable.
 #[inline]
 pub fn committed() {
-    #[cfg(feature = "failpoints")]
+    #[cfg(debug_assertions)]
     if armed::DUE.load(std::sync::atomic::Ordering::SeqCst) {
         armed::die("after a commit");
     }
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -49,6 +49,7 @@ pub struct Setup {
     limits: bool,
     provider_url: Option<String>,
     in_file: Option<Vec<String>>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -73,6 +74,12 @@ impl Setup {
     /// Names the provider in a configuration file instead of flags, with these further lines for it.
     pub fn in_file(mut self, lines: &str) -> Self {
         self.in_file.get_or_insert_default().push(lines.to_owned());
+        self
+    }
+
+    /// Sets a variable of the server's environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -305,6 +312,11 @@ impl App {
         wait_for_exit(&mut self.child, || "after SIGTERM".to_owned())
     }
 
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the server at once, as a power cut would.
     pub fn kill(&mut self) {
         self.child.kill().expect("the server can be killed");
@@ -313,9 +325,21 @@ impl App {
 
     /// Starts the server again on the same data, after it has ended.
     pub fn start_again(&mut self) {
-        fs::remove_file(self.dir.path().join("bootstrap.json")).expect("the old bootstrap file");
-        self.child = spawn(&self.setup, &self.upstream, &self.dir);
+        self.begin_again();
         self.wait_until_ready();
+    }
+
+    /// As [`Self::start_again`], without waiting for anything.
+    pub fn begin_again(&mut self) {
+        // One that was killed before it was ready has left none.
+        let _ = fs::remove_file(self.dir.path().join("bootstrap.json"));
+        self.child = spawn(&self.setup, &self.upstream, &self.dir);
+    }
+
+    /// What the next start finds in its environment beside what is always there.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.setup.environment = variables.iter().map(owned).collect();
     }
 
     /// Stops the server properly and starts it again on the same data.
@@ -378,6 +402,12 @@ pub fn binary() -> Command {
     command
 }
 
+/// Kills a server whose [`App`] is in use elsewhere, as a power cut would.
+pub fn kill_at_once(pid: u32) {
+    let sent = Command::new("kill").args(["-KILL", &pid.to_string()]).status().expect("kill can be run");
+    assert!(sent.success(), "no signal was sent");
+}
+
 /// Waits until a process has ended; kills it and fails the test when it does not.
 pub fn wait_for_exit(child: &mut Child, context: impl Fn() -> String) -> ExitStatus {
     let deadline = Instant::now() + PATIENCE;
@@ -395,6 +425,7 @@ pub fn wait_for_exit(child: &mut Child, context: impl Fn() -> String) -> ExitSta
 
 fn command(setup: &Setup, upstream: &Upstream, dir: &TempDir, bootstrap: &str) -> Command {
     let mut command = binary();
+    command.envs(setup.environment.iter().map(|(name, value)| (name, value)));
     let provider_url = setup.provider_url.clone().unwrap_or_else(|| upstream.url());
     command.current_dir(dir.path()).arg("serve").args([
         "--listen",

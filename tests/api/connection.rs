@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ use crate::upstream::{Gate, Recorded, Shared};
 pub struct Connection<'a> {
     shared: &'a Arc<Shared>,
     connection: usize,
+    request: usize,
     stream: &'a TcpStream,
     byte_by_byte: bool,
 }
@@ -45,7 +47,7 @@ impl<'a> Connection<'a> {
                     watcher.left(connection, request);
                 }
             });
-            let mut answer = Connection { shared, connection, stream, byte_by_byte: false };
+            let mut answer = Connection { shared, connection, request, stream, byte_by_byte: false };
             let goes_on = answer.play(&recorded, script);
             if goes_on.is_err() {
                 shared.left(connection, request);
@@ -62,6 +64,14 @@ impl<'a> Connection<'a> {
     fn play(&mut self, recorded: &Recorded, script: Script) -> io::Result<bool> {
         match script {
             Script::Silence => {
+                self.wait(None)?;
+                Ok(false)
+            }
+            Script::Head => {
+                let kind =
+                    if recorded.body["stream"] == true { "text/event-stream" } else { "application/json" };
+                let head = format!("Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+                self.write(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes())?;
                 self.wait(None)?;
                 Ok(false)
             }
@@ -94,7 +104,8 @@ impl<'a> Connection<'a> {
         let body = reply.plain(recorded.body["n"].as_u64().unwrap_or(1)).to_string();
         match &reply.fault {
             None => {
-                self.write_plain(200, &[], &body)?;
+                let closing = [("Connection".to_owned(), "close".to_owned())];
+                self.write_plain(200, if reply.closes { &closing } else { &[] }, &body)?;
                 Ok(true)
             }
             Some((_, Fault::Error(error))) => {
@@ -137,6 +148,8 @@ impl<'a> Connection<'a> {
                 return self.fail(reply, fault);
             }
             let Some(delta) = deltas.get(at) else { break };
+            // Noted before it is written: what was received is never more than what is noted.
+            self.shared.lock().sent.entry(self.request).or_default().push(Instant::now());
             for index in 0..choices {
                 let chunk = reply.chunk(index, delta, None);
                 self.event(reply, &counted(reply, asked, chunk, at + 1))?;

@@ -18,6 +18,8 @@ pub enum Script {
     Raw { status: u16, headers: Vec<(String, String)>, body: String },
     /// Reads the request and never answers.
     Silence,
+    /// Sends the head of an answer and nothing of its body, until the client has left.
+    Head,
     /// Closes the connection instead of answering.
     HangUp,
 }
@@ -131,6 +133,8 @@ pub struct Reply {
     pub linger: Option<Gate>,
     /// Leaves out the keys that may be null in a plain answer.
     pub terse: bool,
+    /// Says of a plain answer that it is the last one of its connection.
+    pub closes: bool,
 }
 
 impl Reply {
@@ -150,6 +154,7 @@ impl Reply {
             framing: Framing { line_end: "\n", prefix: "data: ", comments: false, byte_by_byte: false },
             linger: None,
             terse: false,
+            closes: false,
         }
     }
 
@@ -232,6 +237,12 @@ impl Reply {
     /// Leaves out the keys that may be null in a plain answer.
     pub fn terse(mut self) -> Self {
         self.terse = true;
+        self
+    }
+
+    /// Says of a plain answer that it is the last one of its connection.
+    pub fn closing(mut self) -> Self {
+        self.closes = true;
         self
     }
 

@@ -12,6 +12,9 @@ use crate::client::PATIENCE;
 use crate::connection::Connection;
 use crate::script::Script;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4_096;
+
 /// The upstream; it ends with the test.
 pub struct Upstream {
     addr: SocketAddr,
@@ -111,6 +114,8 @@ pub struct State {
     pub running: HashMap<usize, usize>,
     /// The most requests that were being answered at once.
     pub peak: usize,
+    /// When each piece of a streamed answer was sent, by request.
+    pub sent: HashMap<usize, Vec<Instant>>,
     /// Whether the test is over.
     pub stopping: bool,
 }
@@ -151,7 +156,7 @@ impl Shared {
 impl Upstream {
     /// Listens on a free port and says hello to everybody.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = listen().expect("a free port");
         let addr = listener.local_addr().expect("a bound address");
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -165,6 +170,7 @@ impl Upstream {
                 gone: HashSet::new(),
                 running: HashMap::new(),
                 peak: 0,
+                sent: HashMap::new(),
                 stopping: false,
             }),
             changed: Condvar::new(),
@@ -225,6 +231,29 @@ impl Upstream {
         self.shared.lock().requests.clone()
     }
 
+    /// How many requests have come so far.
+    pub fn asked(&self) -> usize {
+        self.shared.lock().requests.len()
+    }
+
+    /// Drops what was recorded so far, so that long runs do not keep everything.
+    pub fn forget_requests(&self) {
+        let mut state = self.shared.lock();
+        state.requests.clear();
+        state.sent.clear();
+    }
+
+    /// When each piece of the streamed answer to a request was sent; `request` counts as [`Self::requests`] does.
+    pub fn sent(&self, request: usize) -> Vec<Instant> {
+        self.shared.lock().sent.get(&request).cloned().unwrap_or_default()
+    }
+
+    /// Waits until so many connections have been closed by the client, whenever that was.
+    pub fn wait_for_closed(&self, count: usize) {
+        let closed = self.shared.wait(PATIENCE, |state| (state.gone.len() >= count).then_some(()));
+        closed.expect("the connections to the provider are closed");
+    }
+
     /// The latest request.
     pub fn last(&self) -> Recorded {
         self.requests().pop().expect("the upstream was asked")
@@ -276,6 +305,18 @@ impl Upstream {
         let idle = self.shared.wait(PATIENCE, |state| state.running.is_empty().then_some(()));
         idle.expect("the provider's calls end");
     }
+}
+
+/// A free port where a thousand connections may come at once: the standard library lets 128 of them wait, and the
+/// others try again only after a second, and after two, and after four.
+fn listen() -> std::io::Result<TcpListener> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _entered = runtime.enter();
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let listener = socket.listen(BACKLOG)?.into_std()?;
+    listener.set_nonblocking(false)?;
+    Ok(listener)
 }
 
 impl Drop for Upstream {

@@ -1,0 +1,91 @@
+//! The model's words in those of the store, and back.
+
+use std::sync::Arc;
+
+use switchboard::billing::money::Nanos;
+use switchboard::billing::price::Price as StorePrice;
+use switchboard::conversation::turn::Completeness;
+use switchboard::error::Error;
+use switchboard::store::hold::{NewHold, Settlement};
+use switchboard::store::request_key::Idempotency;
+use switchboard::store::session::StoredTurn;
+use switchboard::store::writer::WriteError;
+
+use crate::moves::{Again, HOLD_LIFE, Price, Refusal, Reserve, Settle, Turn};
+
+pub fn refusal(refused: WriteError) -> Refusal {
+    use diesel::result::DatabaseErrorKind::{CheckViolation, UniqueViolation};
+    match refused {
+        WriteError::Refused(Error::AccountSuspended) => Refusal::Suspended,
+        WriteError::Refused(Error::BudgetExceeded) => Refusal::Budget,
+        WriteError::Refused(Error::InsufficientBalance { needed, available }) => {
+            Refusal::Balance { needed: needed.0, available: available.0 }
+        }
+        WriteError::Refused(Error::Internal(text)) if text.contains("beyond all money") => {
+            Refusal::BeyondMoney
+        }
+        WriteError::Refused(Error::Invalid(_)) => Refusal::BelowNothing,
+        WriteError::Refused(Error::Mismatch(_)) => Refusal::OtherPayment,
+        WriteError::Refused(Error::IdempotencyInProgress) => Refusal::Running,
+        WriteError::Query(diesel::result::Error::DatabaseError(UniqueViolation | CheckViolation, _)) => {
+            Refusal::Constraint
+        }
+        other => Refusal::Unexpected(format!("{other:?}")),
+    }
+}
+
+pub fn new_hold(wish: &Reserve, now: i64, own_epoch: i64) -> NewHold {
+    NewHold {
+        id: wish.hold.clone(),
+        account: wish.at.account.clone(),
+        key: wish.key.clone(),
+        budget: wish.budget.map(|(cap, period)| (Nanos(cap), period)),
+        agent: wish.at.agent.clone(),
+        session: wish.at.name.clone(),
+        session_by_server: wish.by_server,
+        completion: wish.completion.clone(),
+        model: wish.price.model.clone(),
+        request: wish.request.clone(),
+        idempotency: wish.again.as_ref().map(idempotency),
+        step: wish.step,
+        price: Arc::new(store_price(&wish.price)),
+        prompt_max: wish.prompt_max,
+        n: wish.n,
+        wanted_output: wish.wanted,
+        least_output: wish.least,
+        epoch: own_epoch,
+        now,
+        expires_at: now + HOLD_LIFE,
+    }
+}
+
+pub fn settlement(end: &Settle) -> Settlement {
+    let kept = |turn: &Turn| StoredTurn {
+        messages: turn.messages.clone(),
+        reply: turn.reply.clone(),
+        completeness: if turn.complete { Completeness::Complete } else { Completeness::Incomplete },
+        metadata: turn.metadata.clone(),
+    };
+    Settlement {
+        usage: end.usage,
+        source: end.source,
+        turn: end.turn.as_ref().map(kept),
+        answer: end.answer.clone(),
+    }
+}
+
+pub fn idempotency(again: &Again) -> Idempotency {
+    Idempotency { key: again.name.clone(), fingerprint: again.fingerprint.clone() }
+}
+
+pub fn store_price(row: &Price) -> StorePrice {
+    StorePrice {
+        id: row.id.as_str().into(),
+        model: row.model.clone(),
+        effective_from: row.from,
+        input: Nanos(row.input),
+        cached_input: Nanos(row.cached),
+        output: Nanos(row.output),
+        per_request: Nanos(row.fee),
+    }
+}
