@@ -50,6 +50,7 @@ pub struct Setup {
     provider_url: Option<String>,
     in_file: Option<Vec<String>>,
     environment: Vec<(String, String)>,
+    disk: Option<String>,
 }
 
 impl Setup {
@@ -80,6 +81,12 @@ impl Setup {
     /// Sets a variable of the server's environment.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Puts the data on a file system in memory with these mount options, as where it can be filled.
+    pub fn disk(mut self, options: &str) -> Self {
+        self.disk = Some(options.to_owned());
         self
     }
 
@@ -116,6 +123,13 @@ impl App {
     fn launch(setup: Setup) -> Self {
         let upstream = Upstream::start();
         let dir = tempfile::tempdir().expect("a directory for the test");
+        if let Some(options) = &setup.disk {
+            let data = dir.path().join("data");
+            fs::create_dir(&data).expect("a directory for the disk");
+            let mount =
+                Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&data).status();
+            assert!(mount.expect("mount can be run").success(), "the disk cannot be mounted");
+        }
         let child = spawn(&setup, &upstream, &dir);
         let mut app = Self {
             upstream,
@@ -379,6 +393,9 @@ impl Drop for App {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.setup.disk.is_some() {
+            let _ = Command::new("umount").arg("--lazy").arg(self.data()).status();
+        }
         if thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();

@@ -46,5 +46,6 @@ mod session_lifetime;
 mod session_queue;
 mod session_records;
 mod sessions;
+mod store_faults;
 mod timeouts;
 mod webhooks;
