@@ -79,7 +79,7 @@ impl Handler<Checkpoint> for Ledger {
     type Result = ();
 
     fn handle(&mut self, Checkpoint { hold, marks, said, expires }: Checkpoint, _: &mut Self::Context) {
-        let queued = self.store.writer().submit(Lane::Close, move |conn| {
+        let queued = self.store.writer().submit(Lane::Mark, move |conn| {
             Ok(hold::checkpoint(conn, &hold, marks, said.as_deref(), expires)?)
         });
         // Nobody waits for it; the next one says the same and more.

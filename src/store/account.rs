@@ -2,6 +2,7 @@
 
 use diesel::prelude::*;
 
+use crate::store::cached::Cache;
 use crate::store::schema::account::dsl::*;
 
 /// A tenant, as stored.
@@ -73,17 +74,35 @@ pub fn update(
 pub fn reserve(conn: &mut SqliteConnection, id: &str, amount: i64) -> QueryResult<bool> {
     let payable = account.find(id).filter(status.eq("active")).filter(available.ge(amount));
     let moved = (available.eq(available - amount), held.eq(held + amount));
-    Ok(diesel::update(payable).set(moved).execute(conn)? == 1)
+    Ok(diesel::update(payable).set(moved).cached().execute(conn)? == 1)
 }
 
 /// Takes `amount` out of held and puts `back` of it into available.
 pub fn close(conn: &mut SqliteConnection, id: &str, amount: i64, back: i64) -> QueryResult<()> {
     let moved = (held.eq(held - amount), available.eq(available + back));
-    diesel::update(account.find(id)).set(moved).execute(conn).map(drop)
+    diesel::update(account.find(id)).set(moved).cached().execute(conn).map(drop)
+}
+
+/// How an account stands after a movement that an entry tells of.
+#[derive(Clone, Copy, Debug, Queryable)]
+pub struct Standing {
+    /// What may be spent.
+    pub available: i64,
+    /// What is set aside.
+    pub held: i64,
+    /// The number of the entry.
+    pub seq: i64,
+}
+
+/// As [`close`], and numbers the entry that tells of it.
+pub fn post(conn: &mut SqliteConnection, id: &str, amount: i64, back: i64) -> QueryResult<Standing> {
+    let moved = (held.eq(held - amount), available.eq(available + back), last_seq.eq(last_seq + 1));
+    let update = diesel::update(account.find(id)).set(moved);
+    update.returning((available, held, last_seq)).cached().get_result(conn)
 }
 
 /// Counts agents and sessions up or down.
 pub fn count(conn: &mut SqliteConnection, id: &str, agents: i64, sessions: i64) -> QueryResult<()> {
     let counted = (agent_count.eq(agent_count + agents), session_count.eq(session_count + sessions));
-    diesel::update(account.find(id)).set(counted).execute(conn).map(drop)
+    diesel::update(account.find(id)).set(counted).cached().execute(conn).map(drop)
 }

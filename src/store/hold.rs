@@ -10,6 +10,7 @@ use crate::clock::EpochMs;
 use crate::conversation::turn::Completeness;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
+use crate::store::cached::Cache;
 use crate::store::ledger_entry::NewEntry;
 use crate::store::request_key::Idempotency;
 use crate::store::schema::hold::dsl::*;
@@ -98,7 +99,7 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     }
     // Once a key has had a budget, every hold of it counts, so that the budget may come and go in between.
     let own = key_budget::table.find(&new.key);
-    diesel::update(own).set(key_budget::held.eq(key_budget::held + worst.0)).execute(conn)?;
+    diesel::update(own).set(key_budget::held.eq(key_budget::held + worst.0)).cached().execute(conn)?;
     insert(conn, new, worst)?;
     if let Some(own) = &new.idempotency {
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
@@ -158,7 +159,8 @@ fn budget_left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) 
         key_budget::spent.eq(0),
         key_budget::held.eq(0),
     );
-    let made = diesel::insert_into(key_budget::table).values(fresh).on_conflict_do_nothing().execute(conn)?;
+    let insert = diesel::insert_into(key_budget::table).values(fresh).on_conflict_do_nothing();
+    let made = insert.cached().execute(conn)?;
     let own = key_budget::table.find(key);
     if made == 1 {
         let open: Vec<i64> =
@@ -167,9 +169,9 @@ fn budget_left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) 
     }
     // Another amount is another budget: that it is used up is told again.
     let changed = (key_budget::cap.eq(cap.0), key_budget::told_period.eq(None::<i64>));
-    diesel::update(own.filter(key_budget::cap.ne(cap.0))).set(changed).execute(conn)?;
+    diesel::update(own.filter(key_budget::cap.ne(cap.0))).set(changed).cached().execute(conn)?;
     let renewed = (key_budget::period.eq(period), key_budget::spent.eq(0));
-    diesel::update(own.filter(key_budget::period.ne(period))).set(renewed).execute(conn)?;
+    diesel::update(own.filter(key_budget::period.ne(period))).set(renewed).cached().execute(conn)?;
     let (spent, held): (i64, i64) = own.select((key_budget::spent, key_budget::held)).get_result(conn)?;
     Ok(Nanos(cap.0.saturating_sub(spent).saturating_sub(held).max(0)))
 }
@@ -240,13 +242,13 @@ pub fn settle(
     let usage = settlement.usage;
     let of_price = price::find(conn, &row.price_id)?;
     let cost = of_price.cost(usage).ok_or_else(|| Error::Internal("a cost beyond all money".to_owned()))?;
-    let available: i64 = account::table.find(&row.account_id).select(account::available).get_result(conn)?;
-    let parts = split(cost, Nanos(row.amount), Nanos(available));
+    let rest = if cost.0 <= row.amount { Nanos::ZERO } else { available_of(conn, &row.account_id)? };
+    let parts = split(cost, Nanos(row.amount), rest);
     if parts.written_off > Nanos::ZERO {
         tracing::warn!(hold = %row.id, written_off = %parts.written_off, "a charge was more than the account had");
     }
     close(conn, &row, "settled", why, now)?;
-    accounts::close(conn, &row.account_id, row.amount, row.amount - parts.charged.0)?;
+    let after = accounts::post(conn, &row.account_id, row.amount, row.amount - parts.charged.0)?;
     close_budget(conn, &row, parts.charged)?;
     let entry = ledger_entry::append(
         conn,
@@ -259,6 +261,7 @@ pub fn settle(
             now,
             ..NewEntry::default()
         },
+        after,
     )?;
     let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     usage_record::insert(
@@ -319,11 +322,11 @@ pub fn checkpoint(
         .filter(mark_prompt.le(tokens(marks.prompt)));
     let grown =
         (mark_prompt.eq(tokens(marks.prompt)), mark_output.eq(tokens(marks.output)), expires_at.eq(expires));
-    diesel::update(open).set(grown).execute(conn)?;
+    diesel::update(open).set(grown).cached().execute(conn)?;
     crate::failpoint::after_commit("checkpoint written");
     if let Some(said) = said {
         let open = hold.find(of_hold).filter(state.eq("open"));
-        diesel::update(open).set(pending.eq(said)).execute(conn)?;
+        diesel::update(open).set(pending.eq(said)).cached().execute(conn)?;
     }
     Ok(())
 }
@@ -371,6 +374,10 @@ pub fn recover(conn: &mut SqliteConnection, now: EpochMs) -> Result<Recovered, W
     Ok(recovered)
 }
 
+fn available_of(conn: &mut SqliteConnection, owner: &str) -> QueryResult<Nanos> {
+    account::table.find(owner).select(account::available).get_result(conn).map(Nanos)
+}
+
 fn find(conn: &mut SqliteConnection, of_hold: &str) -> QueryResult<HoldRow> {
     hold.find(of_hold).select(HoldRow::as_select()).get_result(conn)
 }
@@ -384,7 +391,7 @@ fn close(
 ) -> QueryResult<()> {
     let open = hold.find(&row.id).filter(state.eq("open"));
     let closed = (state.eq(to), reason.eq(why), closed_at.eq(Some(now)), pending.eq(None::<String>));
-    match diesel::update(open).set(closed).execute(conn)? {
+    match diesel::update(open).set(closed).cached().execute(conn)? {
         1 => Ok(()),
         _ => Err(diesel::result::Error::NotFound),
     }
@@ -396,7 +403,7 @@ fn close_budget(conn: &mut SqliteConnection, row: &HoldRow, charged: Nanos) -> Q
         key_budget::spent.eq(key_budget::spent + charged.0),
     );
     // A key that never had a budget has no row.
-    diesel::update(key_budget::table.find(&row.key_id)).set(moved).execute(conn).map(drop)
+    diesel::update(key_budget::table.find(&row.key_id)).set(moved).cached().execute(conn).map(drop)
 }
 
 fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteError> {

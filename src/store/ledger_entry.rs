@@ -4,6 +4,7 @@ use diesel::prelude::*;
 
 use crate::billing::money::Nanos;
 use crate::error::{Error, Invalid};
+use crate::store::account::{self as accounts, Standing};
 use crate::store::schema::ledger_entry::dsl::*;
 use crate::store::schema::{account, hold, usage_record};
 use crate::store::webhook;
@@ -75,25 +76,21 @@ pub struct NewEntry<'a> {
     pub now: i64,
 }
 
-/// Adds an entry behind the last one of its account. The account's columns must hold the balance after it.
-pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> QueryResult<EntryRow> {
-    let (last, available, held): (i64, i64, i64) = account::table
-        .find(new.account)
-        .select((account::last_seq, account::available, account::held))
-        .get_result(conn)?;
-    let previous: String = if last == 0 {
+/// Adds the entry of a movement after which the account stands so.
+pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>, after: Standing) -> QueryResult<EntryRow> {
+    let previous: String = if after.seq == 1 {
         String::new()
     } else {
-        ledger_entry.find((new.account, last)).select(hash).get_result(conn)?
+        ledger_entry.find((new.account, after.seq - 1)).select(hash).get_result(conn)?
     };
     let mut row = EntryRow {
         account_id: new.account.to_owned(),
-        seq: last + 1,
+        seq: after.seq,
         kind: new.kind.to_owned(),
         hold_id: new.hold.map(str::to_owned),
         external_ref: new.external_ref.map(str::to_owned),
         delta: new.delta,
-        balance_after: available + held,
+        balance_after: after.available + after.held,
         actor: new.actor.to_owned(),
         note: new.note.map(str::to_owned),
         created_at: new.now,
@@ -101,13 +98,11 @@ pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> QueryResult<En
     };
     row.hash = row.chained(&previous);
     diesel::insert_into(ledger_entry).values(&row).execute(conn)?;
-    let own = account::table.find(new.account);
-    diesel::update(own).set(account::last_seq.eq(row.seq)).execute(conn)?;
     if new.delta > 0 {
         webhook::replenished(conn, new.account)?;
     } else if new.delta < 0 {
         let balance = row.balance_after.saturating_sub(new.delta)..row.balance_after;
-        webhook::balance_fell(conn, new.account, balance, Nanos(available), new.now)?;
+        webhook::balance_fell(conn, new.account, balance, Nanos(after.available), new.now)?;
     }
     Ok(row)
 }
@@ -191,10 +186,10 @@ pub fn post(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> Result<EntryRow,
     let available: Option<i64> = own.select(account::available).get_result(conn).optional()?;
     let available = available.ok_or(Error::NotFound("the account"))?;
     let after = available.checked_add(new.delta);
-    let Some(after) = after.filter(|after| *after >= 0) else {
+    if after.is_none_or(|after| after < 0) {
         let expected = format!("this would leave less than nothing: {} USD are available", Nanos(available));
         return Err(Error::from(Invalid::value("amount", expected)).into());
-    };
-    diesel::update(own).set(account::available.eq(after)).execute(conn)?;
-    Ok(append(conn, new)?)
+    }
+    let standing = accounts::post(conn, new.account, 0, new.delta)?;
+    Ok(append(conn, new, standing)?)
 }

@@ -5,6 +5,7 @@
 pub mod account;
 pub mod agent;
 pub mod api_key;
+mod cached;
 pub mod connection;
 pub mod epoch;
 pub mod explain;

@@ -4,6 +4,7 @@ use diesel::prelude::*;
 
 use crate::conversation::turn::Completeness;
 use crate::store::account;
+use crate::store::cached::Cache;
 use crate::store::hold::HoldRow;
 use crate::store::schema::{message, session, turn, usage_record};
 
@@ -54,7 +55,8 @@ pub fn ensure(
         session::created_at.eq(now),
         session::updated_at.eq(now),
     );
-    let made = diesel::insert_into(session::table).values(row).on_conflict_do_nothing().execute(conn)? == 1;
+    let insert = diesel::insert_into(session::table).values(row).on_conflict_do_nothing();
+    let made = insert.cached().execute(conn)? == 1;
     if made {
         account::count(conn, owner, 0, 1)?;
     }
@@ -176,7 +178,7 @@ pub fn append_turn(
     );
     diesel::insert_into(turn::table).values(line).execute(conn)?;
     let moved = (session::head.eq(last), session::updated_at.eq(now));
-    diesel::update(session::table.find(row.id)).set(moved).execute(conn).map(drop)
+    diesel::update(session::table.find(row.id)).set(moved).cached().execute(conn).map(drop)
 }
 
 /// A message, as stored, with what its turn came to (for the last one of a turn).
