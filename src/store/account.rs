@@ -1,8 +1,10 @@
 //! Queries on `account`. Rows only: what a balance means is in `billing`.
 
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 
-use crate::store::cached::Cache;
+use crate::store::fixed::Value::{Int, Text};
+use crate::store::fixed::fixed;
 use crate::store::schema::account::dsl::*;
 
 /// A tenant, as stored.
@@ -72,15 +74,16 @@ pub fn update(
 
 /// Moves `amount` from available to held; `false` if the account is not active or cannot pay.
 pub fn reserve(conn: &mut SqliteConnection, id: &str, amount: i64) -> QueryResult<bool> {
-    let payable = account.find(id).filter(status.eq("active")).filter(available.ge(amount));
-    let moved = (available.eq(available - amount), held.eq(held + amount));
-    Ok(diesel::update(payable).set(moved).cached().execute(conn)? == 1)
+    const MOVE: &str = "UPDATE account SET available = available - ?, held = held + ? \
+                        WHERE account_id = ? AND status = 'active' AND available >= ?";
+    let moved = fixed(MOVE, [Int(amount), Int(amount), Text(id), Int(amount)]).execute(conn)?;
+    Ok(moved == 1)
 }
 
 /// Takes `amount` out of held and puts `back` of it into available.
 pub fn close(conn: &mut SqliteConnection, id: &str, amount: i64, back: i64) -> QueryResult<()> {
-    let moved = (held.eq(held - amount), available.eq(available + back));
-    diesel::update(account.find(id)).set(moved).cached().execute(conn).map(drop)
+    const MOVE: &str = "UPDATE account SET held = held - ?, available = available + ? WHERE account_id = ?";
+    fixed(MOVE, [Int(amount), Int(back), Text(id)]).execute(conn).map(drop)
 }
 
 /// How an account stands after a movement that an entry tells of.
@@ -96,13 +99,15 @@ pub struct Standing {
 
 /// As [`close`], and numbers the entry that tells of it.
 pub fn post(conn: &mut SqliteConnection, id: &str, amount: i64, back: i64) -> QueryResult<Standing> {
-    let moved = (held.eq(held - amount), available.eq(available + back), last_seq.eq(last_seq + 1));
-    let update = diesel::update(account.find(id)).set(moved);
-    update.returning((available, held, last_seq)).cached().get_result(conn)
+    const MOVE: &str = "UPDATE account SET held = held - ?, available = available + ?, last_seq = last_seq + 1 \
+                        WHERE account_id = ? RETURNING available, held, last_seq";
+    let moved = fixed(MOVE, [Int(amount), Int(back), Text(id)]);
+    moved.returning::<(BigInt, BigInt, BigInt)>().get_result(conn)
 }
 
 /// Counts agents and sessions up or down.
 pub fn count(conn: &mut SqliteConnection, id: &str, agents: i64, sessions: i64) -> QueryResult<()> {
-    let counted = (agent_count.eq(agent_count + agents), session_count.eq(session_count + sessions));
-    diesel::update(account.find(id)).set(counted).cached().execute(conn).map(drop)
+    const COUNT: &str = "UPDATE account SET agent_count = agent_count + ?, session_count = session_count + ? \
+                         WHERE account_id = ?";
+    fixed(COUNT, [Int(agents), Int(sessions), Text(id)]).execute(conn).map(drop)
 }

@@ -10,7 +10,8 @@ use crate::clock::EpochMs;
 use crate::conversation::turn::Completeness;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
-use crate::store::cached::Cache;
+use crate::store::fixed::Value::{Int, MaybeText, Text};
+use crate::store::fixed::fixed;
 use crate::store::ledger_entry::NewEntry;
 use crate::store::request_key::Idempotency;
 use crate::store::schema::hold::dsl::*;
@@ -98,8 +99,8 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
         return Err(Error::InsufficientBalance { needed: worst, available: spendable }.into());
     }
     // Once a key has had a budget, every hold of it counts, so that the budget may come and go in between.
-    let own = key_budget::table.find(&new.key);
-    diesel::update(own).set(key_budget::held.eq(key_budget::held + worst.0)).cached().execute(conn)?;
+    const COUNT: &str = "UPDATE key_budget SET held = held + ? WHERE key_id = ?";
+    fixed(COUNT, [Int(worst.0), Text(&new.key)]).execute(conn)?;
     insert(conn, new, worst)?;
     if let Some(own) = &new.idempotency {
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
@@ -152,26 +153,20 @@ fn insert(conn: &mut SqliteConnection, new: &NewHold, worst: Nanos) -> QueryResu
 
 /// Brings a key's budget up to date and tells what is left of it.
 fn budget_left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) -> QueryResult<Nanos> {
-    let fresh = (
-        key_budget::key_id.eq(key),
-        key_budget::period.eq(period),
-        key_budget::cap.eq(cap.0),
-        key_budget::spent.eq(0),
-        key_budget::held.eq(0),
-    );
-    let insert = diesel::insert_into(key_budget::table).values(fresh).on_conflict_do_nothing();
-    let made = insert.cached().execute(conn)?;
+    const FRESH: &str = "INSERT INTO key_budget (key_id, period, cap, spent, held) VALUES (?, ?, ?, 0, 0) \
+                         ON CONFLICT DO NOTHING";
+    // Another amount is another budget: that it is used up is told again.
+    const CHANGE: &str = "UPDATE key_budget SET cap = ?, told_period = NULL WHERE key_id = ? AND cap <> ?";
+    const RENEW: &str = "UPDATE key_budget SET period = ?, spent = 0 WHERE key_id = ? AND period <> ?";
+    let made = fixed(FRESH, [Text(key), Int(period), Int(cap.0)]).execute(conn)?;
     let own = key_budget::table.find(key);
     if made == 1 {
         let open: Vec<i64> =
             hold.filter(key_id.eq(key)).filter(state.eq("open")).select(amount).load(conn)?;
         diesel::update(own).set(key_budget::held.eq(open.iter().sum::<i64>())).execute(conn)?;
     }
-    // Another amount is another budget: that it is used up is told again.
-    let changed = (key_budget::cap.eq(cap.0), key_budget::told_period.eq(None::<i64>));
-    diesel::update(own.filter(key_budget::cap.ne(cap.0))).set(changed).cached().execute(conn)?;
-    let renewed = (key_budget::period.eq(period), key_budget::spent.eq(0));
-    diesel::update(own.filter(key_budget::period.ne(period))).set(renewed).cached().execute(conn)?;
+    fixed(CHANGE, [Int(cap.0), Text(key), Int(cap.0)]).execute(conn)?;
+    fixed(RENEW, [Int(period), Text(key), Int(period)]).execute(conn)?;
     let (spent, held): (i64, i64) = own.select((key_budget::spent, key_budget::held)).get_result(conn)?;
     Ok(Nanos(cap.0.saturating_sub(spent).saturating_sub(held).max(0)))
 }
@@ -315,18 +310,15 @@ pub fn checkpoint(
     expires: EpochMs,
 ) -> QueryResult<()> {
     let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let open = hold
-        .find(of_hold)
-        .filter(state.eq("open"))
-        .filter(mark_output.le(tokens(marks.output)))
-        .filter(mark_prompt.le(tokens(marks.prompt)));
-    let grown =
-        (mark_prompt.eq(tokens(marks.prompt)), mark_output.eq(tokens(marks.output)), expires_at.eq(expires));
-    diesel::update(open).set(grown).cached().execute(conn)?;
+    const GROW: &str = "UPDATE hold SET mark_prompt = ?, mark_output = ?, expires_at = ? \
+                        WHERE id = ? AND state = 'open' AND mark_prompt <= ? AND mark_output <= ?";
+    const SAY: &str = "UPDATE hold SET pending = ? WHERE id = ? AND state = 'open'";
+    let (prompt, output) = (tokens(marks.prompt), tokens(marks.output));
+    let grown = [Int(prompt), Int(output), Int(expires), Text(of_hold), Int(prompt), Int(output)];
+    fixed(GROW, grown).execute(conn)?;
     crate::failpoint::after_commit("checkpoint written");
     if let Some(said) = said {
-        let open = hold.find(of_hold).filter(state.eq("open"));
-        diesel::update(open).set(pending.eq(said)).cached().execute(conn)?;
+        fixed(SAY, [Text(said), Text(of_hold)]).execute(conn)?;
     }
     Ok(())
 }
@@ -389,21 +381,18 @@ fn close(
     why: Option<&str>,
     now: EpochMs,
 ) -> QueryResult<()> {
-    let open = hold.find(&row.id).filter(state.eq("open"));
-    let closed = (state.eq(to), reason.eq(why), closed_at.eq(Some(now)), pending.eq(None::<String>));
-    match diesel::update(open).set(closed).cached().execute(conn)? {
+    const CLOSE: &str = "UPDATE hold SET state = ?, reason = ?, closed_at = ?, pending = NULL \
+                         WHERE id = ? AND state = 'open'";
+    match fixed(CLOSE, [Text(to), MaybeText(why), Int(now), Text(&row.id)]).execute(conn)? {
         1 => Ok(()),
         _ => Err(diesel::result::Error::NotFound),
     }
 }
 
 fn close_budget(conn: &mut SqliteConnection, row: &HoldRow, charged: Nanos) -> QueryResult<()> {
-    let moved = (
-        key_budget::held.eq(key_budget::held - row.amount),
-        key_budget::spent.eq(key_budget::spent + charged.0),
-    );
+    const MOVE: &str = "UPDATE key_budget SET held = held - ?, spent = spent + ? WHERE key_id = ?";
     // A key that never had a budget has no row.
-    diesel::update(key_budget::table.find(&row.key_id)).set(moved).cached().execute(conn).map(drop)
+    fixed(MOVE, [Int(row.amount), Int(charged.0), Text(&row.key_id)]).execute(conn).map(drop)
 }
 
 fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteError> {

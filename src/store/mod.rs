@@ -5,10 +5,10 @@
 pub mod account;
 pub mod agent;
 pub mod api_key;
-mod cached;
 pub mod connection;
 pub mod epoch;
 pub mod explain;
+mod fixed;
 pub mod hold;
 pub mod ledger_entry;
 pub mod price;

@@ -4,7 +4,6 @@ use diesel::prelude::*;
 
 use crate::clock::EpochMs;
 use crate::error::Error;
-use crate::store::cached::Cache;
 use crate::store::schema::request_key::dsl::*;
 use crate::store::schema::{hold, ledger_entry, usage_record};
 use crate::store::writer::WriteError;
@@ -103,7 +102,7 @@ pub fn begin(
         created_at.eq(now),
     );
     let insert = diesel::insert_into(request_key).values(row).on_conflict_do_nothing();
-    match insert.cached().execute(conn)? {
+    match insert.execute(conn)? {
         1 => Ok(()),
         // Another one was faster; it runs, or it ended a moment ago and will be found at the next try.
         _ => Err(Error::IdempotencyInProgress.into()),
@@ -114,9 +113,7 @@ pub fn begin(
 pub fn finish(conn: &mut SqliteConnection, request: &str, whole: Option<&str>) -> QueryResult<()> {
     let own = request_key.filter(request_id.eq(request));
     match whole {
-        Some(text) => {
-            diesel::update(own).set((state.eq("done"), answer.eq(text))).cached().execute(conn).map(drop)
-        }
+        Some(text) => diesel::update(own).set((state.eq("done"), answer.eq(text))).execute(conn).map(drop),
         None => diesel::delete(own).execute(conn).map(drop),
     }
 }

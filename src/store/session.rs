@@ -4,7 +4,8 @@ use diesel::prelude::*;
 
 use crate::conversation::turn::Completeness;
 use crate::store::account;
-use crate::store::cached::Cache;
+use crate::store::fixed::Value::{Int, Text};
+use crate::store::fixed::fixed;
 use crate::store::hold::HoldRow;
 use crate::store::schema::{message, session, turn, usage_record};
 
@@ -46,17 +47,11 @@ pub fn ensure(
     by_server: bool,
     now: i64,
 ) -> QueryResult<bool> {
-    let row = (
-        session::account_id.eq(owner),
-        session::agent_id.eq(of_agent),
-        session::name.eq(called),
-        session::named_by.eq(if by_server { "server" } else { "client" }),
-        session::status.eq("active"),
-        session::created_at.eq(now),
-        session::updated_at.eq(now),
-    );
-    let insert = diesel::insert_into(session::table).values(row).on_conflict_do_nothing();
-    let made = insert.cached().execute(conn)? == 1;
+    const MAKE: &str = "INSERT INTO session (account_id, agent_id, name, named_by, status, created_at, updated_at) \
+                        VALUES (?, ?, ?, ?, 'active', ?, ?) ON CONFLICT DO NOTHING";
+    let named_by = if by_server { "server" } else { "client" };
+    let row = [Text(owner), Text(of_agent), Text(called), Text(named_by), Int(now), Int(now)];
+    let made = fixed(MAKE, row).execute(conn)? == 1;
     if made {
         account::count(conn, owner, 0, 1)?;
     }
@@ -177,8 +172,8 @@ pub fn append_turn(
         turn::created_at.eq(now),
     );
     diesel::insert_into(turn::table).values(line).execute(conn)?;
-    let moved = (session::head.eq(last), session::updated_at.eq(now));
-    diesel::update(session::table.find(row.id)).set(moved).cached().execute(conn).map(drop)
+    const MOVE: &str = "UPDATE session SET head = ?, updated_at = ? WHERE id = ?";
+    fixed(MOVE, [Int(last), Int(now), Int(row.id)]).execute(conn).map(drop)
 }
 
 /// A message, as stored, with what its turn came to (for the last one of a turn).

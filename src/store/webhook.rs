@@ -11,7 +11,6 @@ use serde_json::Value;
 use crate::billing::money::Nanos;
 use crate::clock::EpochMs;
 use crate::error::{Error, Invalid};
-use crate::store::cached::Cache;
 use crate::store::schema::{account, api_key, key_budget, webhook, webhook_delivery};
 use crate::store::writer::WriteError;
 use crate::webhook::event::{Event, Kind};
@@ -118,7 +117,7 @@ pub fn balance_fell(
 /// There is new money: its lack may be told again.
 pub fn replenished(conn: &mut SqliteConnection, owner: &str) -> QueryResult<()> {
     let told = account::table.find(owner).filter(account::exhausted_at.is_not_null());
-    diesel::update(told).set(account::exhausted_at.eq(None::<i64>)).cached().execute(conn).map(drop)
+    diesel::update(told).set(account::exhausted_at.eq(None::<i64>)).execute(conn).map(drop)
 }
 
 /// The balance does not cover what is needed. Told once until there is new money; whether it is told now.
