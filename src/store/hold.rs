@@ -95,6 +95,10 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     if budget_left.is_some_and(|left| left < worst) && spendable >= worst {
         return Err(Error::BudgetExceeded.into());
     }
+    // All that may refuse comes before all that is written, so that a refusal leaves nothing to undo.
+    if let Some(own) = &new.idempotency {
+        request_key::check_free(conn, (&new.account, &new.key), own, new.now)?;
+    }
     if !accounts::reserve(conn, &new.account, worst.0)? {
         return Err(Error::InsufficientBalance { needed: worst, available: spendable }.into());
     }

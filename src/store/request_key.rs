@@ -83,6 +83,19 @@ pub fn find(
     Ok(Known::Answered(Answered { answer: stored, tokens: [prompt, cached, output], charged, balance }))
 }
 
+/// Refuses a request whose key is taken.
+pub fn check_free(
+    conn: &mut SqliteConnection,
+    of: (&str, &str),
+    own: &Idempotency,
+    now: EpochMs,
+) -> Result<(), WriteError> {
+    let taken: Option<EpochMs> =
+        request_key.find((of.0, of.1, &own.key)).select(created_at).get_result(conn).optional()?;
+    // Another one was faster; it runs, or it ended a moment ago and will be found at the next try.
+    if taken.is_some_and(|at| at > now - KEPT_MS) { Err(Error::IdempotencyInProgress.into()) } else { Ok(()) }
+}
+
 /// Takes the key for a request that begins; forgets what is too old.
 pub fn begin(
     conn: &mut SqliteConnection,
@@ -104,7 +117,6 @@ pub fn begin(
     let insert = diesel::insert_into(request_key).values(row).on_conflict_do_nothing();
     match insert.execute(conn)? {
         1 => Ok(()),
-        // Another one was faster; it runs, or it ended a moment ago and will be found at the next try.
         _ => Err(Error::IdempotencyInProgress.into()),
     }
 }

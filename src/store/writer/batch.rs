@@ -8,7 +8,7 @@ use diesel::dsl::max;
 use diesel::prelude::*;
 
 use super::fault::{Fault, Told, Watch};
-use super::work::Entry;
+use super::work::{Entry, Guard, Ran};
 use crate::store::schema::node_epoch;
 
 /// Why a batch was not committed. Nothing of it is in the database, unless the fault is [`Fault::Broken`].
@@ -18,9 +18,14 @@ pub enum Failed {
     Piece(usize, &'static str),
     /// The database or the disk.
     Batch(Told),
+    /// A piece has to be undone alone, which takes savepoints.
+    Unguarded,
 }
 
 /// Commits the batch; how long the commit took.
+///
+/// A savepoint costs about as much as the writes in it, and hardly any is ever rolled back to. So the batch is made
+/// without any first, and made again with one for each piece when one of them has to be undone.
 ///
 /// `epoch` is the run of the server that has to be the newest, or 0.
 pub fn commit(
@@ -29,9 +34,22 @@ pub fn commit(
     epoch: i64,
     batch: &mut [Entry],
 ) -> Result<Duration, Failed> {
+    match attempt(conn, watch, epoch, batch, Guard::None) {
+        Err(Failed::Unguarded) => attempt(conn, watch, epoch, batch, Guard::Savepoint),
+        done => done,
+    }
+}
+
+fn attempt(
+    conn: &mut SqliteConnection,
+    watch: &Watch,
+    epoch: i64,
+    batch: &mut [Entry],
+    guard: Guard,
+) -> Result<Duration, Failed> {
     // What was seen earlier, by a checkpoint say, is not about this batch.
     watch.take();
-    let made = run(conn, watch, epoch, batch).and_then(|()| {
+    let made = run(conn, watch, epoch, batch, guard).and_then(|()| {
         let began = Instant::now();
         match AnsiTransactionManager::commit_transaction(conn) {
             Ok(()) => Ok(began.elapsed()),
@@ -45,7 +63,13 @@ pub fn commit(
 }
 
 /// Begins the transaction and runs every piece in it.
-fn run(conn: &mut SqliteConnection, watch: &Watch, epoch: i64, batch: &mut [Entry]) -> Result<(), Failed> {
+fn run(
+    conn: &mut SqliteConnection,
+    watch: &Watch,
+    epoch: i64,
+    batch: &mut [Entry],
+    guard: Guard,
+) -> Result<(), Failed> {
     let unable = |cause| Failed::Batch(Told::of(&cause).unwrap_or(Told::new(Fault::Undone, cause)));
     AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE").map_err(unable)?;
     if epoch != 0 {
@@ -57,7 +81,7 @@ fn run(conn: &mut SqliteConnection, watch: &Watch, epoch: i64, batch: &mut [Entr
         }
     }
     for (at, entry) in batch.iter_mut().enumerate() {
-        let ran = catch_unwind(AssertUnwindSafe(|| entry.work.run(conn)));
+        let ran = catch_unwind(AssertUnwindSafe(|| entry.work.run(conn, guard)));
         let Ok(ran) = ran else { return Err(Failed::Piece(at, "a write panicked")) };
         // A failed piece is undone to its savepoint and keeps its own answer, unless the fault concerns all.
         let told = match (watch.take(), ran) {
@@ -66,7 +90,8 @@ fn run(conn: &mut SqliteConnection, watch: &Watch, epoch: i64, batch: &mut [Entr
                 tracing::warn!(%cause, "a write failed");
                 Told::of(&cause)
             }
-            (None, Ok(())) => None,
+            (None, Ok(Ran::Undo)) => return Err(Failed::Unguarded),
+            (None, Ok(Ran::Whole)) => None,
         };
         if let Some(told) = told {
             return Err(Failed::Batch(told));

@@ -118,6 +118,10 @@ impl Thread {
                     break;
                 }
                 Err(Failed::Batch(told)) => return Err(told),
+                // With savepoints every piece can be undone, so this does not come out.
+                Err(Failed::Unguarded) => {
+                    return Err(Told::new(Fault::Undone, "a piece could not be undone alone"));
+                }
                 Err(Failed::Piece(at, what)) => {
                     tracing::error!(lane = ?batch[at].lane, "{what}; it is refused, the rest is made again");
                     batch.remove(at).work.answer(Err(Error::Internal(what.to_owned())));

@@ -1,10 +1,12 @@
 //! A piece of work: what runs in a batch, and whom it answers.
 
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use tokio::sync::oneshot;
 
 use super::Lane;
 use crate::error::Error;
+use crate::store::fixed::fixed;
 
 /// Why a piece of work is undone.
 #[derive(Debug)]
@@ -27,12 +29,30 @@ impl From<Error> for WriteError {
     }
 }
 
+/// What a piece of work runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// Nothing of its own: what it wrote can be undone with the whole batch alone.
+    None,
+    /// A savepoint.
+    Savepoint,
+}
+
+/// How a piece of work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ran {
+    /// It has an answer.
+    Whole,
+    /// It has to be undone, and had no savepoint.
+    Undo,
+}
+
 /// Work for the writing connection.
 ///
 /// It may run more than once, if a transaction has to be made again.
 pub(super) trait Work: Send {
-    /// Runs in a savepoint. An error is the database's; a refusal is an answer like any other.
-    fn run(&mut self, conn: &mut SqliteConnection) -> QueryResult<()>;
+    /// Runs. An error is the database's; a refusal is an answer like any other.
+    fn run(&mut self, conn: &mut SqliteConnection, guard: Guard) -> QueryResult<Ran>;
     /// Answers: what [`Work::run`] came to if it was committed, else why not.
     fn answer(self: Box<Self>, committed: Result<(), Error>);
 }
@@ -48,6 +68,11 @@ impl Entry {
     pub fn fail(self, cause: &str) {
         self.work.answer(Err(Error::StoreUnavailable(cause.to_owned())));
     }
+}
+
+/// Rows that the connection has inserted, changed or deleted so far.
+fn rows_written(conn: &mut SqliteConnection) -> QueryResult<i64> {
+    fixed("SELECT total_changes()", []).returning::<BigInt>().get_result(conn)
 }
 
 /// A closure with the channel for its answer.
@@ -68,17 +93,28 @@ where
     F: FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send,
     T: Send,
 {
-    fn run(&mut self, conn: &mut SqliteConnection) -> QueryResult<()> {
+    fn run(&mut self, conn: &mut SqliteConnection, guard: Guard) -> QueryResult<Ran> {
         // What an earlier run came to is void, even if this one panics.
         self.outcome = None;
-        let outcome = conn.transaction(|conn| (self.work)(conn));
+        let outcome = match guard {
+            Guard::Savepoint => conn.transaction(|conn| (self.work)(conn)),
+            Guard::None => {
+                let before = rows_written(conn)?;
+                let outcome = (self.work)(conn);
+                match outcome {
+                    Err(WriteError::Query(_)) => return Ok(Ran::Undo),
+                    Err(WriteError::Refused(_)) if rows_written(conn)? != before => return Ok(Ran::Undo),
+                    outcome => outcome,
+                }
+            }
+        };
         let (outcome, rollback) = match outcome {
             Ok(value) => (Ok(value), None),
             Err(WriteError::Refused(error)) => (Err(error), None),
             Err(WriteError::Query(cause)) => (Err(Error::StoreUnavailable(cause.to_string())), Some(cause)),
         };
         self.outcome = Some(outcome);
-        rollback.map_or(Ok(()), Err)
+        rollback.map_or(Ok(Ran::Whole), Err)
     }
 
     fn answer(self: Box<Self>, committed: Result<(), Error>) {
