@@ -1,5 +1,6 @@
 //! A configured assistant: what a tenant sets once and every turn starts from.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -28,28 +29,35 @@ pub struct Agent {
 }
 
 /// What a tenant says of an agent. The names are those of the API; it is kept as this JSON document.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(rename = "AgentDefinition", extend("additionalProperties" = false))]
 pub struct Definition {
     /// For people.
+    #[schemars(length(min = 1, max = MAX_NAME))]
     pub name: String,
     /// `provider/model`, or a bare name; empty for whatever is the first provider's own model.
     pub model: String,
     /// The first message of every prompt.
+    #[schemars(length(max = MAX_INSTRUCTIONS))]
     pub instructions: Option<String>,
     /// For people.
     pub description: Option<String>,
     /// 0 to 2.
+    #[schemars(range(min = 0, max = 2))]
     pub temperature: Option<f64>,
     /// Default bound of an answer, in tokens.
+    #[schemars(range(min = 1))]
     pub max_tokens: Option<u64>,
     /// Any further fields for the provider.
     pub parameters: Map<String, Value>,
     /// Models to try when the first one fails.
     pub fallbacks: Vec<String>,
     /// Size of the window that history has to fit, in tokens.
+    #[schemars(range(min = 1))]
     pub context_tokens: Option<u64>,
     /// Idle seconds after which a session is closed.
+    #[schemars(range(min = 1))]
     pub expires_after: Option<u64>,
     /// Names that a request may not override.
     pub locked: Vec<String>,

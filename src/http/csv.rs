@@ -1,12 +1,14 @@
 //! Lists as CSV (RFC 4180), for spreadsheets.
 
 use actix_web::HttpResponse;
+use serde::Serialize;
 use serde_json::Value;
 
 /// Answers rows as CSV with these columns.
-pub fn respond(columns: &[&str], rows: &[Value]) -> HttpResponse {
+pub fn respond<T: Serialize>(columns: &[&str], rows: &[T]) -> HttpResponse {
     let mut text = line(columns.iter().map(|column| (*column).to_owned()));
     for row in rows {
+        let row = serde_json::to_value(row).unwrap_or_default();
         text.push_str(&line(columns.iter().map(|column| match &row[*column] {
             Value::Null => String::new(),
             Value::String(text) => text.clone(),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
-use serde_json::{Value, json};
 
 use crate::clock::ceil_secs;
 use crate::error::{Error, Stop, UpstreamKind};
@@ -29,7 +28,7 @@ impl ApiError {
     }
 
     /// The inner object of the body.
-    pub fn object(&self) -> Value {
+    pub fn object(&self) -> wire::ErrorObject {
         let (kind, code) = words(&self.error);
         let param = match &self.error {
             Error::Invalid(invalid) => invalid.param.as_deref(),
@@ -47,14 +46,18 @@ impl ApiError {
             }
             error => error.to_string(),
         };
-        let mut object = wire::object(&message, kind, param, code);
-        if let Error::InsufficientBalance { needed, available } = &self.error
-            && self.money
-        {
-            object["needed"] = json!(needed.to_string());
-            object["available"] = json!(available.to_string());
+        let sums = match &self.error {
+            Error::InsufficientBalance { needed, available } if self.money => Some((*needed, *available)),
+            _ => None,
+        };
+        wire::ErrorObject {
+            message,
+            kind: kind.to_owned(),
+            param: param.map(str::to_owned),
+            code: code.to_owned(),
+            needed: sums.map(|(needed, _)| needed.into()),
+            available: sums.map(|(_, available)| available.into()),
         }
-        object
     }
 
     /// What the log needs to know, for errors that are not the client's.
@@ -110,7 +113,7 @@ impl ResponseError for ApiError {
             }
             _ => {}
         }
-        answer.json(wire::body(self.object(), status.as_u16()))
+        answer.json(wire::ErrorBody::new(self.object(), status.as_u16()))
     }
 }
 

@@ -3,12 +3,16 @@
 mod access;
 mod body;
 mod csv;
+mod docs;
 mod edge;
+pub mod endpoint;
 pub mod error;
 mod manage;
 pub use manage::keys;
+mod metrics;
 mod native;
 mod openai;
+mod openapi;
 mod query;
 pub mod routes;
 mod sse;

@@ -11,6 +11,7 @@ use crate::http::openai::{Rooms, chat_headers, idempotency, into_turn, whole};
 use crate::http::{body, sse};
 use crate::json::{Fields, ObjectWriter, Raw};
 use crate::wire::openai::chat::{ChatRequest, Told};
+use crate::wire::openai::describe::{AgentReply, AgentUsage};
 
 /// The call itself.
 ///
@@ -49,15 +50,13 @@ pub async fn chat(
             return Ok(sse::respond(answer, running.events, sse::Writer::native(told)));
         }
         let ended = whole(running).await?;
-        let mut usage = json!({
-            "input_tokens": ended.usage.prompt,
-            "output_tokens": ended.usage.output,
-            "total_tokens": ended.usage.total(),
-        });
-        if money {
-            usage["cost"] = ended.charged.to_string().into();
-        }
-        Ok(answer.json(json!({"response": ended.content, "session_id": told.session, "usage": usage})))
+        let usage = AgentUsage {
+            input_tokens: ended.usage.prompt,
+            output_tokens: ended.usage.output,
+            total_tokens: ended.usage.total(),
+            cost: money.then(|| ended.charged.to_string()),
+        };
+        Ok(answer.json(AgentReply { response: ended.content, session_id: told.session, usage }))
     };
     answered.await.map_err(|error: Error| ApiError::told(error, money))
 }

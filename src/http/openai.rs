@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web};
-use serde_json::{Value, json};
 
 use crate::agents::Agents;
 use crate::auth::caller::Caller;
@@ -22,6 +21,7 @@ use crate::session::{Ended, Running, Sessions, TurnEvent};
 use crate::store::Store;
 use crate::store::request_key::Idempotency;
 use crate::wire::openai::chat::{self, ChatRequest, Dialect, Told};
+use crate::wire::openai::describe::{Model, ModelList};
 
 /// The longest idempotency key, in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -269,8 +269,8 @@ pub async fn models(
 ) -> Result<HttpResponse, ApiError> {
     /// The most agents that one answer lists: OpenAI's clients do not page.
     const MOST: i64 = 10_000;
-    let listed: Vec<Value> = match &caller.agent {
-        Some(own) => agents.find(own).await?.iter().map(|agent| model_object(agent)).collect(),
+    let data = match &caller.agent {
+        Some(own) => agents.find(own).await?.iter().map(|agent| model_object(agent)).collect::<Vec<_>>(),
         None => {
             let owner = caller.account.clone();
             let found =
@@ -278,7 +278,7 @@ pub async fn models(
             found.iter().map(model_object).collect()
         }
     };
-    Ok(HttpResponse::Ok().json(json!({"object": "list", "data": listed})))
+    Ok(HttpResponse::Ok().json(ModelList { object: "list", data }))
 }
 
 /// `GET /v1/models/{id}`.
@@ -297,12 +297,12 @@ pub async fn model(
     Ok(HttpResponse::Ok().json(model_object(&agent)))
 }
 
-fn model_object(agent: &Agent) -> Value {
-    json!({
-        "id": agent.id.as_str(),
-        "object": "model",
-        "created": agent.created_at / 1_000,
-        "owned_by": agent.account.as_str(),
-        "name": agent.definition.name,
-    })
+fn model_object(agent: &Agent) -> Model {
+    Model {
+        id: agent.id.to_string(),
+        object: "model",
+        created: agent.created_at / 1_000,
+        owned_by: agent.account.to_string(),
+        name: agent.definition.name.clone(),
+    }
 }

@@ -6,9 +6,11 @@ use std::ops::RangeInclusive;
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::future::{Ready, ready};
+use serde_json::json;
 
 use crate::clock::{self, EpochMs};
 use crate::error::Invalid;
+use crate::http::endpoint::{Parameter, query as parameter};
 use crate::http::error::ApiError;
 
 /// How many items a page has.
@@ -16,6 +18,20 @@ pub const LIMIT: RangeInclusive<i64> = 1..=100;
 /// How many items may be passed over.
 pub const OFFSET: RangeInclusive<i64> = 0..=10_000;
 const DEFAULT_LIMIT: i64 = 50;
+
+/// What `/openapi.json` tells of [`Query::limit`].
+pub fn limit() -> Parameter {
+    let (least, most) = LIMIT.into_inner();
+    let schema = json!({"type": "integer", "minimum": least, "maximum": most, "default": DEFAULT_LIMIT});
+    parameter("limit", "How many.", schema)
+}
+
+/// What `/openapi.json` tells of [`Query::offset`].
+pub fn offset() -> Parameter {
+    let (least, most) = OFFSET.into_inner();
+    let schema = json!({"type": "integer", "minimum": least, "maximum": most, "default": 0});
+    parameter("offset", "How many to pass over.", schema)
+}
 
 /// The parameters of a list.
 pub struct Query(HashMap<String, String>);

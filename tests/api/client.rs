@@ -231,7 +231,7 @@ impl Stream {
             headers.0.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         let framing = match (headers.find("transfer-encoding"), headers.find("content-length")) {
-            _ if status == 204 => Framing::Ended,
+            _ if matches!(status, 204 | 304) => Framing::Ended,
             (Some(_), _) => Framing::Chunked { left: 0 },
             (None, Some(length)) => Framing::Length(length.parse().map_err(io::Error::other)?),
             (None, None) => Framing::UntilClose,

@@ -44,7 +44,7 @@ pub async fn create(
     };
     let new = agent.clone();
     store.write(move |conn| Ok(store::agent::insert(conn, &new)?)).await?;
-    Ok(HttpResponse::Created().json(objects::agent(&agent)))
+    Ok(HttpResponse::Created().json(objects::Agent::from(&agent)))
 }
 
 /// `GET /v2/agents`.
@@ -58,14 +58,14 @@ pub async fn list(tenant: Tenant, query: Query, store: web::Data<Store>) -> Answ
             Ok((agents, total))
         })
         .await?;
-    let agents: Vec<Value> = agents.iter().map(objects::agent).collect();
-    Ok(HttpResponse::Ok().json(json!({"agents": agents, "total": total})))
+    let agents = agents.iter().map(objects::Agent::from).collect();
+    Ok(HttpResponse::Ok().json(objects::AgentList { agents, total }))
 }
 
 /// `GET /v2/agents/{id}`.
 pub async fn show(tenant: Tenant, id: web::Path<String>, agents: web::Data<Agents>) -> Answer {
     let agent = own(&tenant, &id.into_inner(), &agents).await?;
-    Ok(HttpResponse::Ok().json(objects::agent(&agent)))
+    Ok(HttpResponse::Ok().json(objects::Agent::from(&agent)))
 }
 
 /// `PATCH /v2/agents/{id}`.
@@ -88,7 +88,7 @@ pub async fn update(
     if !kept {
         return Err(Error::NotFound("the agent").into());
     }
-    Ok(HttpResponse::Ok().json(objects::agent(&agent)))
+    Ok(HttpResponse::Ok().json(objects::Agent::from(&agent)))
 }
 
 /// `DELETE /v2/agents/{id}`: takes its keys and sessions along; billing records stay.

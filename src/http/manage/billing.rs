@@ -1,7 +1,6 @@
 //! What a tenant may see of its money.
 
 use actix_web::{HttpResponse, web};
-use serde_json::{Value, json};
 
 use crate::clock;
 use crate::error::{Error, Invalid};
@@ -11,7 +10,8 @@ use crate::http::error::ApiError;
 use crate::http::query::Query;
 use crate::store::usage_record::GroupBy;
 use crate::store::{self, Store};
-use crate::wire::native::objects;
+use crate::wire::native::ledger::{Transaction, TransactionList, UsageReport, UsageRow};
+use crate::wire::native::objects::Balance;
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -52,7 +52,7 @@ pub async fn balance(reader: MoneyReader, store: web::Data<Store>) -> Answer {
     let owner = reader.account.clone();
     let row = store.read(move |conn| store::account::find(conn, owner.as_str())).await?;
     let row = row.ok_or(Error::NotFound("the account"))?;
-    Ok(HttpResponse::Ok().json(objects::balance(&row)))
+    Ok(HttpResponse::Ok().json(Balance::from(&row)))
 }
 
 /// `GET /v2/billing/transactions`.
@@ -64,11 +64,12 @@ pub async fn transactions(reader: MoneyReader, query: Query, store: web::Data<St
     let page = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > page;
     rows.truncate(page);
-    let rows: Vec<Value> = rows.iter().map(|(row, charge)| objects::entry(row, charge.as_ref())).collect();
+    let transactions: Vec<_> =
+        rows.iter().map(|(row, charge)| Transaction::new(row, charge.as_ref())).collect();
     if csv_wanted(&query)? {
-        return Ok(csv::respond(&TRANSACTION_COLUMNS, &rows));
+        return Ok(csv::respond(&TRANSACTION_COLUMNS, &transactions));
     }
-    Ok(HttpResponse::Ok().json(json!({"transactions": rows, "has_more": has_more})))
+    Ok(HttpResponse::Ok().json(TransactionList { transactions, has_more }))
 }
 
 /// `GET /v2/usage`.
@@ -88,10 +89,9 @@ pub async fn usage(reader: MoneyReader, query: Query, store: web::Data<Store>) -
     let owner = reader.account.clone();
     let sums =
         store.read(move |conn| store::usage_record::sums(conn, owner.as_str(), (from, to), by)).await?;
-    let usage: Vec<Value> = sums.iter().map(objects::usage).collect();
+    let usage: Vec<_> = sums.iter().map(UsageRow::from).collect();
     if csv_wanted(&query)? {
         return Ok(csv::respond(&USAGE_COLUMNS, &usage));
     }
-    let report = json!({"from": clock::rfc3339(from), "to": clock::rfc3339(to), "usage": usage});
-    Ok(HttpResponse::Ok().json(report))
+    Ok(HttpResponse::Ok().json(UsageReport { from: from.into(), to: to.into(), usage }))
 }

@@ -1,11 +1,11 @@
 //! Whether the server lives, is ready, and reaches its database.
 
 use actix_web::{HttpResponse, web};
-use serde_json::json;
 
 use crate::admission::Admission;
 use crate::http::HttpSettings;
 use crate::store::{self, Store};
+use crate::wire::native::objects::{Health, Probe};
 
 /// `GET /api/health`.
 pub async fn health(settings: web::Data<HttpSettings>, store: web::Data<Store>) -> HttpResponse {
@@ -14,24 +14,20 @@ pub async fn health(settings: web::Data<HttpSettings>, store: web::Data<Store>) 
         Ok(_) => (HttpResponse::Ok(), "healthy", "ok"),
         Err(_) => (HttpResponse::ServiceUnavailable(), "unhealthy", "unavailable"),
     };
-    answer.json(json!({
-        "status": status,
-        "version": env!("CARGO_PKG_VERSION"),
-        "database": database,
-        "uptime": settings.started.elapsed().as_secs(),
-    }))
+    let uptime = settings.started.elapsed().as_secs();
+    answer.json(Health { status, version: env!("CARGO_PKG_VERSION"), database, uptime })
 }
 
 /// `GET /livez`.
 pub async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(json!({"status": "ok"}))
+    HttpResponse::Ok().json(Probe { status: "ok" })
 }
 
 /// `GET /readyz`: 503 while the server is stopping.
 pub async fn ready(admission: web::Data<Admission>) -> HttpResponse {
     if admission.draining() {
-        HttpResponse::ServiceUnavailable().json(json!({"status": "draining"}))
+        HttpResponse::ServiceUnavailable().json(Probe { status: "draining" })
     } else {
-        HttpResponse::Ok().json(json!({"status": "ready"}))
+        HttpResponse::Ok().json(Probe { status: "ready" })
     }
 }

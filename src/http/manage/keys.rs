@@ -166,7 +166,7 @@ pub async fn update_of_agent(
     let kept = store.write(move |conn| Ok(store::api_key::update(conn, &new)?)).await?;
     keyring.forget();
     if kept {
-        Ok(HttpResponse::Ok().json(objects::key(&row)))
+        Ok(HttpResponse::Ok().json(objects::Key::from(&row)))
     } else {
         Err(Error::NotFound("the key").into())
     }
@@ -236,7 +236,7 @@ pub async fn revoke_of_account(
 async fn insert(store: &Store, row: &KeyRow, secret: &str) -> Answer {
     let new = row.clone();
     store.write(move |conn| Ok(store::api_key::insert(conn, &new)?)).await?;
-    Ok(HttpResponse::Created().json(objects::new_key(row, secret)))
+    Ok(HttpResponse::Created().json(objects::MadeKey::new(row, secret)))
 }
 
 async fn find_of_agent(
@@ -265,6 +265,6 @@ fn ended(keyring: &Keyring, sessions: &Sessions, id: &str) {
 }
 
 fn listed(rows: &[KeyRow]) -> HttpResponse {
-    let keys: Vec<Value> = rows.iter().map(objects::key).collect();
-    HttpResponse::Ok().json(json!({"api_keys": keys}))
+    let api_keys = rows.iter().map(objects::Key::from).collect();
+    HttpResponse::Ok().json(objects::KeyList { api_keys })
 }

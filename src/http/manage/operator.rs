@@ -1,7 +1,7 @@
 //! `/admin`: accounts, credit, and a look at what runs.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::auth::api_key::KeyKind;
 use crate::auth::keyring::Keyring;
@@ -18,8 +18,9 @@ use crate::provider::{ProviderKind, Routes};
 use crate::rate_limit::limits::Limits;
 use crate::session::Sessions;
 use crate::store::account::AccountRow;
-use crate::store::ledger_entry::{self, EntryRow, NewEntry};
+use crate::store::ledger_entry::{self, NewEntry};
 use crate::store::{self, Store};
+use crate::wire::native::ledger::{PostedEntry, Verdict};
 use crate::wire::native::{explain, objects};
 
 type Answer = Result<HttpResponse, ApiError>;
@@ -43,9 +44,7 @@ pub async fn create_account(
     let limits = Limits::parse(&given.take("limits").unwrap_or_default(), "limits")?;
     given.finish()?;
     let (row, secret) = new_account(&store, name, balance, limits, operator.key.to_string()).await?;
-    let mut object = objects::account(&row);
-    object["key"] = json!(secret);
-    Ok(HttpResponse::Created().json(object))
+    Ok(HttpResponse::Created().json(objects::MadeAccount::new(&row, secret)))
 }
 
 /// Makes an account with its first key and its opening balance.
@@ -99,13 +98,13 @@ pub async fn new_account(
 pub async fn list_accounts(_: Operator, query: Query, store: web::Data<Store>) -> Answer {
     let (limit, offset) = (query.limit()?, query.offset()?);
     let (rows, total) = store.read(move |conn| store::account::list(conn, limit, offset)).await?;
-    let accounts: Vec<Value> = rows.iter().map(objects::account).collect();
-    Ok(HttpResponse::Ok().json(json!({"accounts": accounts, "total": total})))
+    let accounts = rows.iter().map(objects::Account::from).collect();
+    Ok(HttpResponse::Ok().json(objects::AccountList { accounts, total }))
 }
 
 /// `GET /admin/accounts/{id}`.
 pub async fn show_account(_: Operator, id: web::Path<String>, store: web::Data<Store>) -> Answer {
-    Ok(HttpResponse::Ok().json(objects::account(&find(&store, id.into_inner()).await?)))
+    Ok(HttpResponse::Ok().json(objects::Account::from(&find(&store, id.into_inner()).await?)))
 }
 
 async fn find(store: &Store, id: String) -> Result<AccountRow, Error> {
@@ -140,7 +139,7 @@ pub async fn update_account(
     if !found {
         return Err(Error::NotFound("the account").into());
     }
-    Ok(HttpResponse::Ok().json(objects::account(&find(&store, id).await?)))
+    Ok(HttpResponse::Ok().json(objects::Account::from(&find(&store, id).await?)))
 }
 
 /// `POST /admin/accounts/{id}/credit`: the same reference twice is one credit.
@@ -184,7 +183,7 @@ pub async fn credit(
         })
         .await?;
     crate::failpoint::hit("top-up committed");
-    Ok(if new { HttpResponse::Created() } else { HttpResponse::Ok() }.json(posted(&entry)))
+    Ok(if new { HttpResponse::Created() } else { HttpResponse::Ok() }.json(PostedEntry::from(&entry)))
 }
 
 /// `POST /admin/accounts/{id}/adjust`: a correction, signed, with a reason.
@@ -217,31 +216,33 @@ pub async fn adjust(
             ledger_entry::post(conn, &entry)
         })
         .await?;
-    Ok(HttpResponse::Created().json(posted(&entry)))
-}
-
-fn posted(entry: &EntryRow) -> Value {
-    let mut object = objects::entry(entry, None);
-    object["account_id"] = json!(entry.account_id);
-    object
+    Ok(HttpResponse::Created().json(PostedEntry::from(&entry)))
 }
 
 /// `GET /admin/providers`.
 pub async fn providers(_: Operator, routes: web::Data<Routes>) -> Answer {
     let one = |provider: &crate::provider::ProviderConfig| match &provider.kind {
-        ProviderKind::OpenAi { base_url, .. } => {
-            json!({"name": provider.name, "kind": "openai", "base_url": base_url, "model": provider.model})
-        }
-        ProviderKind::Demo => json!({"name": provider.name, "kind": "demo", "model": provider.model}),
+        ProviderKind::OpenAi { base_url, .. } => objects::Provider {
+            name: provider.name.clone(),
+            kind: "openai",
+            base_url: Some(base_url.clone()),
+            model: provider.model.clone(),
+        },
+        ProviderKind::Demo => objects::Provider {
+            name: provider.name.clone(),
+            kind: "demo",
+            base_url: None,
+            model: provider.model.clone(),
+        },
     };
-    let providers: Vec<Value> = routes.providers().iter().map(one).collect();
-    Ok(HttpResponse::Ok().json(json!({"providers": providers})))
+    let providers = routes.providers().iter().map(one).collect();
+    Ok(HttpResponse::Ok().json(objects::ProviderList { providers }))
 }
 
 /// `GET /admin/ledger/verify`.
 pub async fn verify(_: Operator, store: web::Data<Store>) -> Answer {
     let report = store.read(store::verify::run).await?;
-    Ok(HttpResponse::Ok().json(report.to_json()))
+    Ok(HttpResponse::Ok().json(Verdict::from(&report)))
 }
 
 /// `GET /admin/ledger/explain/{id}`: the life of a charge, by request, completion or hold.
@@ -251,12 +252,12 @@ pub async fn explain(_: Operator, id: web::Path<String>, store: web::Data<Store>
     if charges.is_empty() {
         return Err(Error::NotFound("a request of this id that reached a provider").into());
     }
-    let charges: Vec<Value> = charges.iter().map(explain::charge).collect();
-    Ok(HttpResponse::Ok().json(json!({"charges": charges})))
+    let charges = charges.iter().map(explain::Charge::from).collect();
+    Ok(HttpResponse::Ok().json(explain::Explanation { charges }))
 }
 
 /// `GET /admin/streams`.
 pub async fn streams(_: Operator, sessions: web::Data<Sessions>) -> Answer {
-    let turns: Vec<Value> = sessions.turns().list().iter().map(objects::running).collect();
-    Ok(HttpResponse::Ok().json(json!({"streams": turns})))
+    let streams = sessions.turns().list().iter().map(objects::RunningTurn::from).collect();
+    Ok(HttpResponse::Ok().json(objects::RunningTurns { streams }))
 }

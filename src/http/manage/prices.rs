@@ -1,7 +1,7 @@
 //! `/admin/prices`: what models cost. Rows are added and never changed.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::billing::Billing;
 use crate::billing::money::Nanos;
@@ -13,7 +13,7 @@ use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::id::PriceId;
 use crate::store::{self, Store};
-use crate::wire::native::objects;
+use crate::wire::native::objects::{self, PriceList, SetPrices};
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -54,11 +54,14 @@ pub async fn set(
             Ok(())
         })
         .await?;
-    let objects: Vec<Value> = prices.iter().map(objects::price).collect();
+    let mut set: Vec<_> = prices.iter().map(objects::Price::from).collect();
     for price in prices {
         billing.prices().add(price);
     }
-    let answer = if many { json!({"prices": objects}) } else { json!(objects[0]) };
+    let answer = match set.pop() {
+        Some(price) if !many => SetPrices::One(price),
+        last => SetPrices::Many(PriceList { prices: set.into_iter().chain(last).collect() }),
+    };
     Ok(HttpResponse::Created().json(answer))
 }
 
@@ -110,6 +113,6 @@ fn read(mut given: Given, now: EpochMs) -> Result<Price, Invalid> {
 
 /// `GET /admin/prices`.
 pub async fn list(_: Operator, billing: web::Data<Billing>) -> Answer {
-    let prices: Vec<Value> = billing.prices().all().iter().map(|price| objects::price(price)).collect();
-    Ok(HttpResponse::Ok().json(json!({"prices": prices})))
+    let prices = billing.prices().all().iter().map(|price| objects::Price::from(&**price)).collect();
+    Ok(HttpResponse::Ok().json(PriceList { prices }))
 }

@@ -1,7 +1,6 @@
 //! `/v2/sessions` and `/v2/chats`: conversations as their owner sees them.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Value, json};
 
 use crate::agents::Agents;
 use crate::clock;
@@ -15,7 +14,8 @@ use crate::id::SessionName;
 use crate::session::{SessionKey, Sessions};
 use crate::store::session::{Filter, SessionRow};
 use crate::store::{self, Store};
-use crate::wire::native::objects;
+use crate::wire::native::messages::{Chat, ChatList, Message, MessageList, message_seq};
+use crate::wire::native::objects::Session;
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -44,13 +44,13 @@ pub async fn create(
         })
         .await?;
     let row = row.ok_or_else(|| Error::Internal("a session that was just made is not there".to_owned()))?;
-    Ok(HttpResponse::Created().json(objects::session(&row)))
+    Ok(HttpResponse::Created().json(Session::from(&row)))
 }
 
 /// `GET /v2/sessions`.
 pub async fn list(reader: SessionReader, query: Query, store: web::Data<Store>) -> Answer {
     let rows = listed(&reader, &query, &store).await?;
-    Ok(HttpResponse::Ok().json(rows.iter().map(objects::session).collect::<Vec<_>>()))
+    Ok(HttpResponse::Ok().json(rows.iter().map(Session::from).collect::<Vec<_>>()))
 }
 
 async fn listed(reader: &SessionReader, query: &Query, store: &Store) -> Result<Vec<SessionRow>, Error> {
@@ -86,7 +86,7 @@ pub async fn show(
     store: web::Data<Store>,
 ) -> Answer {
     let row = find(&reader, &id, &query, &store).await?;
-    Ok(HttpResponse::Ok().json(objects::session(&row)))
+    Ok(HttpResponse::Ok().json(Session::from(&row)))
 }
 
 /// The session of that name that the key may see; with `?agent_id=` where two agents have the name.
@@ -139,7 +139,7 @@ pub async fn update(
         return Err(Error::SessionNotFound.into());
     }
     (row.status, row.updated_at) = (status, now);
-    Ok(HttpResponse::Ok().json(objects::session(&row)))
+    Ok(HttpResponse::Ok().json(Session::from(&row)))
 }
 
 /// `DELETE /v2/sessions/{id}` and `DELETE /v2/chats/{id}`.
@@ -174,7 +174,7 @@ pub async fn messages(
     let limit = query.limit()?;
     let before = match query.text("before") {
         None => i64::MAX,
-        Some(id) => objects::message_seq(id)
+        Some(id) => message_seq(id)
             .ok_or_else(|| Invalid::value("before", "expected the id of a message, such as msg_12"))?,
     };
     let row = find(&reader, &id, &query, &store).await?;
@@ -185,8 +185,8 @@ pub async fn messages(
         rows.remove(0);
     }
     let money = reader.sees_money();
-    let messages: Vec<Value> = rows.iter().map(|row| objects::message(row, money)).collect();
-    Ok(HttpResponse::Ok().json(json!({"messages": messages, "has_more": has_more})))
+    let messages = rows.iter().map(|row| Message::new(row, money)).collect();
+    Ok(HttpResponse::Ok().json(MessageList { messages, has_more }))
 }
 
 /// `GET /v2/chats`.
@@ -201,13 +201,13 @@ pub async fn list_chats(reader: SessionReader, query: Query, store: web::Data<St
             let mut chats = Vec::with_capacity(rows.len());
             for row in &rows {
                 let messages = store::session::messages(conn, row.id, i64::MAX, CHAT_MESSAGES_LISTED)?;
-                chats.push(objects::chat(row, &messages));
+                chats.push(Chat::new(row, &messages));
             }
             let total = store::account::find(conn, owner.as_str())?.map(|row| row.session_count);
             Ok((chats, total.filter(|_| !filtered)))
         })
         .await?;
-    Ok(HttpResponse::Ok().json(json!({"chats": chats, "total": total})))
+    Ok(HttpResponse::Ok().json(ChatList { chats, total }))
 }
 
 /// `GET /v2/chats/{session_id}`.
@@ -221,5 +221,5 @@ pub async fn show_chat(
     let rowid = row.id;
     let messages =
         store.read(move |conn| store::session::messages(conn, rowid, i64::MAX, CHAT_MESSAGES)).await?;
-    Ok(HttpResponse::Ok().json(objects::chat(&row, &messages)))
+    Ok(HttpResponse::Ok().json(Chat::new(&row, &messages)))
 }

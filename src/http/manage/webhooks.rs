@@ -15,7 +15,7 @@ use crate::store::{self, Store};
 use crate::webhook::Webhooks;
 use crate::webhook::event::Kind;
 use crate::webhook::target::MAX_URL;
-use crate::wire::native::objects;
+use crate::wire::native::objects::{MadeWebhook, Webhook, WebhookList};
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -43,7 +43,7 @@ pub async fn create(
     given.finish()?;
     let new = row.clone();
     store.write(move |conn| store::webhook::insert(conn, &new)).await?;
-    Ok(HttpResponse::Created().json(objects::new_webhook(&row, &webhooks.secret(&row.id))))
+    Ok(HttpResponse::Created().json(MadeWebhook::new(&row, webhooks.secret(&row.id))))
 }
 
 fn read_events(given: &mut Given) -> Result<Vec<&'static str>, Invalid> {
@@ -80,8 +80,8 @@ fn read_thresholds(given: &mut Given) -> Result<Vec<i64>, Invalid> {
 pub async fn list(tenant: Tenant, store: web::Data<Store>) -> Answer {
     let owner = tenant.account.clone();
     let rows = store.read(move |conn| store::webhook::list(conn, owner.as_str())).await?;
-    let rows: Vec<Value> = rows.iter().map(objects::webhook).collect();
-    Ok(HttpResponse::Ok().json(json!({"webhooks": rows})))
+    let webhooks = rows.iter().map(Webhook::from).collect();
+    Ok(HttpResponse::Ok().json(WebhookList { webhooks }))
 }
 
 /// `DELETE /v2/webhooks/{id}`.

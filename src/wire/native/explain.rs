@@ -1,47 +1,112 @@
 //! The life of one charge, in words and numbers.
 
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::billing::money::Nanos;
 use crate::clock::rfc3339;
 use crate::conversation::usage::Usage;
 use crate::store::explain::Explained;
-use crate::wire::native::objects;
+use crate::wire::native::ledger::Entry;
+use crate::wire::native::objects::Price;
+use crate::wire::native::values::{Time, Usd};
 
 /// Everything that one provider call left behind.
-pub fn charge(charge: &Explained) -> Value {
-    let hold = &charge.hold;
-    json!({
-        "request_id": hold.request_id,
-        "completion_id": hold.completion_id,
-        "account_id": hold.account_id,
-        "key_id": hold.key_id,
-        "agent_id": hold.agent_id,
-        "session_id": hold.session_id,
-        "model": hold.model,
-        "step": hold.step,
-        "price": objects::price(&charge.price),
-        "hold": {
-            "id": hold.id,
-            "amount": Nanos(hold.amount).to_string(),
-            "state": hold.state,
-            "reason": hold.reason,
-            "created_at": rfc3339(hold.created_at),
-            "closed_at": hold.closed_at.map(rfc3339),
-            "marks": {"prompt_tokens": hold.mark_prompt, "output_tokens": hold.mark_output},
-        },
-        "usage": charge.usage.as_ref().map(|usage| json!({
-            "prompt_tokens": usage.prompt,
-            "cached_tokens": usage.cached,
-            "output_tokens": usage.output,
-            "source": usage.source,
-            "cost": Nanos(usage.cost).to_string(),
-            "charged": Nanos(usage.charged).to_string(),
-            "written_off": Nanos(usage.written_off).to_string(),
-        })),
-        "entry": charge.entry.as_ref().map(|entry| objects::entry(entry, None)),
-        "story": story(charge),
-    })
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ExplainedCharge")]
+pub struct Charge {
+    request_id: String,
+    completion_id: String,
+    account_id: String,
+    key_id: String,
+    agent_id: String,
+    session_id: String,
+    model: String,
+    /// Which of the request's calls this was, from 0.
+    step: i64,
+    price: Price,
+    hold: Hold,
+    usage: Option<Used>,
+    entry: Option<Entry>,
+    /// The same in sentences, in the order in which it happened.
+    story: Vec<String>,
+}
+
+/// What was set aside.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Hold {
+    id: String,
+    amount: Usd,
+    /// `open`, `settled` or `released`.
+    state: String,
+    reason: Option<String>,
+    created_at: Time,
+    closed_at: Option<Time>,
+    marks: Marks,
+}
+
+/// What had been received for certain.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Marks {
+    prompt_tokens: i64,
+    output_tokens: i64,
+}
+
+/// What was used and charged.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Used {
+    prompt_tokens: i64,
+    cached_tokens: i64,
+    output_tokens: i64,
+    /// Who counted: `upstream`, `local` or `recovered`.
+    source: String,
+    cost: Usd,
+    charged: Usd,
+    written_off: Usd,
+}
+
+/// The charges of one request.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Explanation {
+    /// One a provider call.
+    pub charges: Vec<Charge>,
+}
+
+impl From<&Explained> for Charge {
+    fn from(charge: &Explained) -> Self {
+        let hold = &charge.hold;
+        Self {
+            request_id: hold.request_id.clone(),
+            completion_id: hold.completion_id.clone(),
+            account_id: hold.account_id.clone(),
+            key_id: hold.key_id.clone(),
+            agent_id: hold.agent_id.clone(),
+            session_id: hold.session_id.clone(),
+            model: hold.model.clone(),
+            step: hold.step.into(),
+            price: (&charge.price).into(),
+            hold: Hold {
+                id: hold.id.clone(),
+                amount: hold.amount.into(),
+                state: hold.state.clone(),
+                reason: hold.reason.clone(),
+                created_at: hold.created_at.into(),
+                closed_at: hold.closed_at.map(Time::from),
+                marks: Marks { prompt_tokens: hold.mark_prompt, output_tokens: hold.mark_output },
+            },
+            usage: charge.usage.as_ref().map(|usage| Used {
+                prompt_tokens: usage.prompt,
+                cached_tokens: usage.cached,
+                output_tokens: usage.output,
+                source: usage.source.clone(),
+                cost: usage.cost.into(),
+                charged: usage.charged.into(),
+                written_off: usage.written_off.into(),
+            }),
+            entry: charge.entry.as_ref().map(Entry::from),
+            story: story(charge),
+        }
+    }
 }
 
 /// The same in sentences, in the order in which it happened.

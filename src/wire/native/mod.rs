@@ -1,5 +1,9 @@
 //! Switchboard's own dialect, and the objects of its management API.
 
 pub mod explain;
+pub mod ledger;
+pub mod messages;
 pub mod objects;
+pub mod requests;
 pub mod stream;
+pub mod values;

@@ -1,246 +1,401 @@
-//! The objects of the management API.
+//! The objects of the management API, as they are answered. Their schemas in `/openapi.json` follow from them.
 
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::auth::api_key::{KeyKind, preview};
-use crate::billing::money::Nanos;
-use crate::billing::price::Price;
-use crate::clock::{EpochMs, rfc3339};
-use crate::conversation::agent::Agent;
-use crate::rate_limit::limits::Limits;
+use crate::billing::price;
+use crate::conversation::agent::{self, Definition};
+use crate::rate_limit::limits;
 use crate::session::turns::TurnInfo;
 use crate::store::account::AccountRow;
 use crate::store::api_key::KeyRow;
-use crate::store::ledger_entry::{ChargeRow, EntryRow};
-use crate::store::session::{MessageRow, SessionRow};
-use crate::store::usage_record::UsageSum;
+use crate::store::session::SessionRow;
 use crate::store::webhook::WebhookRow;
+use crate::wire::native::requests::Limits;
+use crate::wire::native::values::{Time, Usd};
 
-fn time(at: Option<EpochMs>) -> Value {
-    at.map(rfc3339).into()
-}
-
-/// Fields of `more` after those of `object`.
-fn with(mut object: Value, more: Value) -> Value {
-    if let (Some(fields), Value::Object(more)) = (object.as_object_mut(), more) {
-        fields.extend(more);
-    }
-    object
+/// What was stored as JSON text.
+fn stored(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
 /// An agent.
-pub fn agent(agent: &Agent) -> Value {
-    let definition = serde_json::to_value(&agent.definition).unwrap_or_default();
-    let ids = json!({
-        "id": agent.id.as_str(),
-        "account_id": agent.account.as_str(),
-        "created_at": rfc3339(agent.created_at),
-        "updated_at": rfc3339(agent.updated_at),
-    });
-    with(ids, definition)
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Agent {
+    /// What clients name as `model`.
+    id: String,
+    account_id: String,
+    created_at: Time,
+    updated_at: Time,
+    #[serde(flatten)]
+    definition: Definition,
+}
+
+impl From<&agent::Agent> for Agent {
+    fn from(agent: &agent::Agent) -> Self {
+        Self {
+            id: agent.id.to_string(),
+            account_id: agent.account.to_string(),
+            created_at: agent.created_at.into(),
+            updated_at: agent.updated_at.into(),
+            definition: agent.definition.clone(),
+        }
+    }
+}
+
+/// A page of agents.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AgentList {
+    /// The agents of this page.
+    pub agents: Vec<Agent>,
+    /// How many there are in all.
+    pub total: i64,
 }
 
 /// A key, without its secret.
-pub fn key(row: &KeyRow) -> Value {
-    let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-    let kind = KeyKind::named(&row.kind).unwrap_or(KeyKind::Agent);
-    json!({
-        "id": row.key_id,
-        "name": row.name,
-        "kind": row.kind,
-        "preview": preview(kind, &row.last_four),
-        "agent_id": row.agent_id,
-        "scopes": parsed(&row.scopes),
-        "limits": parsed(&row.limits),
-        "budget": row.budget.as_deref().map(parsed),
-        "public": row.public,
-        "created_at": rfc3339(row.created_at),
-        "expires_at": time(row.expires_at),
-    })
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Key {
+    id: String,
+    name: String,
+    /// `agent` or `account`.
+    kind: String,
+    /// The secret's beginning and end.
+    preview: String,
+    agent_id: Option<String>,
+    /// What the key may do; empty for an account key that may do everything.
+    #[schemars(with = "Vec<String>")]
+    scopes: Value,
+    #[schemars(with = "Limits")]
+    limits: Value,
+    #[schemars(with = "Option<Budget>")]
+    budget: Option<Value>,
+    /// Whether it may stand in a web page.
+    public: bool,
+    created_at: Time,
+    expires_at: Option<Time>,
+}
+
+/// What a key may spend in a period.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Budget {
+    /// In USD.
+    amount: Usd,
+    /// `day`, `month` or `total`.
+    period: String,
+}
+
+impl From<&KeyRow> for Key {
+    fn from(row: &KeyRow) -> Self {
+        let kind = KeyKind::named(&row.kind).unwrap_or(KeyKind::Agent);
+        Self {
+            id: row.key_id.clone(),
+            name: row.name.clone(),
+            kind: row.kind.clone(),
+            preview: preview(kind, &row.last_four),
+            agent_id: row.agent_id.clone(),
+            scopes: stored(&row.scopes),
+            limits: stored(&row.limits),
+            budget: row.budget.as_deref().map(stored),
+            public: row.public,
+            created_at: row.created_at.into(),
+            expires_at: row.expires_at.map(Time::from),
+        }
+    }
 }
 
 /// A key just made, with its secret this once.
-pub fn new_key(row: &KeyRow, secret: &str) -> Value {
-    with(key(row), json!({"key": secret}))
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct MadeKey {
+    #[serde(flatten)]
+    object: Key,
+    /// The secret. It is not shown again.
+    key: String,
 }
 
-/// An account, as its operator sees it.
-pub fn account(row: &AccountRow) -> Value {
-    with(
-        json!({
-            "id": row.account_id,
-            "name": row.name,
-            "status": row.status,
-            "limits": Limits::stored(&row.limits).to_json(),
-            "agent_count": row.agent_count,
-            "session_count": row.session_count,
-            "created_at": rfc3339(row.created_at),
-        }),
-        balance(row),
-    )
+impl MadeKey {
+    /// The key of `row`.
+    pub fn new(row: &KeyRow, secret: &str) -> Self {
+        Self { object: row.into(), key: secret.to_owned() }
+    }
+}
+
+/// Keys, each without its secret.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeyList {
+    /// The oldest first.
+    pub api_keys: Vec<Key>,
 }
 
 /// What an account has.
-pub fn balance(row: &AccountRow) -> Value {
-    json!({
-        "currency": "USD",
-        "available": Nanos(row.available).to_string(),
-        "held": Nanos(row.held).to_string(),
-        "balance": Nanos(row.available.saturating_add(row.held)).to_string(),
-    })
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Balance {
+    /// Always `USD`.
+    currency: &'static str,
+    /// What may be spent now.
+    available: Usd,
+    /// What is set aside for calls that run.
+    held: Usd,
+    /// Both together.
+    balance: Usd,
 }
 
-/// An entry of the ledger.
-pub fn entry(row: &EntryRow, charge: Option<&ChargeRow>) -> Value {
-    let mut entry = json!({
-        "seq": row.seq,
-        "kind": row.kind,
-        "delta": Nanos(row.delta).to_string(),
-        "balance_after": Nanos(row.balance_after).to_string(),
-        "created_at": rfc3339(row.created_at),
-    });
-    if let Some(reference) = &row.external_ref {
-        entry["external_ref"] = json!(reference);
-    }
-    if let Some(note) = &row.note {
-        entry["note"] = json!(note);
-    }
-    match charge {
-        None => entry,
-        Some(charge) => with(
-            entry,
-            json!({
-                "request_id": charge.request_id,
-                "completion_id": charge.completion_id,
-                "session_id": charge.session_id,
-                "agent_id": charge.agent_id,
-                "key_id": charge.key_id,
-                "model": charge.model,
-                "prompt_tokens": charge.prompt,
-                "cached_tokens": charge.cached,
-                "output_tokens": charge.output,
-            }),
-        ),
+impl From<&AccountRow> for Balance {
+    fn from(row: &AccountRow) -> Self {
+        Self {
+            currency: "USD",
+            available: row.available.into(),
+            held: row.held.into(),
+            balance: row.available.saturating_add(row.held).into(),
+        }
     }
 }
 
-/// A sum of usage.
-pub fn usage(sum: &UsageSum) -> Value {
-    json!({
-        "group": sum.grouped,
-        "requests": sum.requests,
-        "prompt_tokens": sum.prompt_tokens,
-        "cached_tokens": sum.cached_tokens,
-        "output_tokens": sum.output_tokens,
-        "cost": Nanos(sum.charges).to_string(),
-    })
+/// An account, as its operator sees it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Account {
+    id: String,
+    name: String,
+    /// `active` or `suspended`.
+    status: String,
+    #[schemars(with = "Limits")]
+    limits: Value,
+    agent_count: i64,
+    session_count: i64,
+    created_at: Time,
+    #[serde(flatten)]
+    balance: Balance,
+}
+
+impl From<&AccountRow> for Account {
+    fn from(row: &AccountRow) -> Self {
+        Self {
+            id: row.account_id.clone(),
+            name: row.name.clone(),
+            status: row.status.clone(),
+            limits: limits::Limits::stored(&row.limits).to_json(),
+            agent_count: row.agent_count,
+            session_count: row.session_count,
+            created_at: row.created_at.into(),
+            balance: row.into(),
+        }
+    }
+}
+
+/// An account just made, with its first key this once.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct MadeAccount {
+    #[serde(flatten)]
+    account: Account,
+    /// The secret of its first account key. It is not shown again.
+    key: String,
+}
+
+impl MadeAccount {
+    /// The account of `row`.
+    pub fn new(row: &AccountRow, secret: String) -> Self {
+        Self { account: row.into(), key: secret }
+    }
+}
+
+/// A page of accounts.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AccountList {
+    /// The accounts of this page.
+    pub accounts: Vec<Account>,
+    /// How many there are in all.
+    pub total: i64,
 }
 
 /// A webhook, without its secret.
-pub fn webhook(row: &WebhookRow) -> Value {
-    let thresholds: Vec<String> = row.thresholds().iter().map(ToString::to_string).collect();
-    json!({
-        "id": row.id,
-        "url": row.url,
-        "events": serde_json::from_str::<Value>(&row.events).unwrap_or_default(),
-        "balance_low": thresholds,
-        "created_at": rfc3339(row.created_at),
-    })
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Webhook {
+    id: String,
+    url: String,
+    /// What it is told.
+    #[schemars(with = "Vec<String>")]
+    events: Value,
+    /// The thresholds of `balance.low`, the highest first.
+    balance_low: Vec<Usd>,
+    created_at: Time,
+}
+
+impl From<&WebhookRow> for Webhook {
+    fn from(row: &WebhookRow) -> Self {
+        Self {
+            id: row.id.clone(),
+            url: row.url.clone(),
+            events: stored(&row.events),
+            balance_low: row.thresholds().into_iter().map(Usd::from).collect(),
+            created_at: row.created_at.into(),
+        }
+    }
 }
 
 /// A webhook just made, with its secret this once.
-pub fn new_webhook(row: &WebhookRow, secret: &str) -> Value {
-    with(webhook(row), json!({"secret": secret}))
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct MadeWebhook {
+    #[serde(flatten)]
+    webhook: Webhook,
+    /// What its requests are signed with. It is not shown again.
+    secret: String,
 }
 
-/// A row of the price list.
-pub fn price(price: &Price) -> Value {
-    json!({
-        "id": price.id.as_str(),
-        "model": price.model,
-        "input": price.input.to_string(),
-        "cached_input": price.cached_input.to_string(),
-        "output": price.output.to_string(),
-        "per_request": price.per_request.to_string(),
-        "effective_from": rfc3339(price.effective_from),
-    })
+impl MadeWebhook {
+    /// The webhook of `row`.
+    pub fn new(row: &WebhookRow, secret: String) -> Self {
+        Self { webhook: row.into(), secret }
+    }
+}
+
+/// The webhooks of an account.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct WebhookList {
+    /// The oldest first.
+    pub webhooks: Vec<Webhook>,
+}
+
+/// A row of the price list. In USD per million tokens, `per_request` in USD.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Price {
+    id: String,
+    model: String,
+    input: Usd,
+    cached_input: Usd,
+    output: Usd,
+    per_request: Usd,
+    effective_from: Time,
+}
+
+impl From<&price::Price> for Price {
+    fn from(price: &price::Price) -> Self {
+        Self {
+            id: price.id.to_string(),
+            model: price.model.clone(),
+            input: price.input.into(),
+            cached_input: price.cached_input.into(),
+            output: price.output.into(),
+            per_request: price.per_request.into(),
+            effective_from: price.effective_from.into(),
+        }
+    }
+}
+
+/// Rows of the price list.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PriceList {
+    /// Rows are added and never changed.
+    pub prices: Vec<Price>,
+}
+
+/// The price that was set, or all that were.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum SetPrices {
+    /// One was sent.
+    One(Price),
+    /// A list was sent.
+    Many(PriceList),
 }
 
 /// A session.
-pub fn session(row: &SessionRow) -> Value {
-    json!({
-        "id": row.name,
-        "agent_id": row.agent_id,
-        "status": row.status,
-        "message_count": row.head,
-        "created_at": rfc3339(row.created_at),
-        "updated_at": rfc3339(row.updated_at),
-    })
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Session {
+    /// Unique in its account and agent.
+    id: String,
+    agent_id: String,
+    /// `active` or `archived`.
+    status: String,
+    message_count: i64,
+    created_at: Time,
+    updated_at: Time,
 }
 
-/// The id of a message, which is unique in its session.
-pub fn message_id(seq: i64) -> String {
-    format!("msg_{seq}")
-}
-
-/// The number in a message's id.
-pub fn message_seq(id: &str) -> Option<i64> {
-    id.strip_prefix("msg_")?.parse().ok().filter(|seq| *seq > 0)
-}
-
-/// A message with what its turn came to.
-pub fn message(row: &MessageRow, money: bool) -> Value {
-    let body: Value = serde_json::from_str(&row.body).unwrap_or_default();
-    let mut message = json!({
-        "id": message_id(row.seq),
-        "role": body["role"],
-        "content": body["content"],
-        "created_at": rfc3339(row.created_at),
-    });
-    for name in ["name", "tool_calls", "tool_call_id", "refusal"] {
-        if !body[name].is_null() {
-            message[name] = body[name].clone();
+impl From<&SessionRow> for Session {
+    fn from(row: &SessionRow) -> Self {
+        Self {
+            id: row.name.clone(),
+            agent_id: row.agent_id.clone(),
+            status: row.status.clone(),
+            message_count: row.head,
+            created_at: row.created_at.into(),
+            updated_at: row.updated_at.into(),
         }
     }
-    if let Some(answer) = &row.answer {
-        message["status"] = json!(answer.status);
-        if let Some(notes) =
-            answer.metadata.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok())
-        {
-            message["metadata"] = notes;
-        }
-        if let (Some(prompt), Some(output)) = (answer.prompt, answer.output) {
-            message["usage"] = json!({
-                "prompt_tokens": prompt,
-                "completion_tokens": output,
-                "total_tokens": prompt + output,
-            });
-        }
-        if let Some(charged) = answer.charged.filter(|_| money) {
-            message["cost"] = json!(Nanos(charged).to_string());
-        }
-    }
-    message
-}
-
-/// A session with its messages, in the form of the chats API.
-pub fn chat(row: &SessionRow, messages: &[MessageRow]) -> Value {
-    let short = |message: &MessageRow| {
-        let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
-        json!({"role": body["role"], "content": body["content"], "timestamp": rfc3339(message.created_at)})
-    };
-    with(session(row), json!({"messages": messages.iter().map(short).collect::<Vec<_>>()}))
 }
 
 /// A running turn.
-pub fn running(turn: &TurnInfo) -> Value {
-    json!({
-        "id": turn.completion.as_str(),
-        "session_id": turn.session.as_str(),
-        "account_id": turn.account.as_str(),
-        "agent_id": turn.agent.as_str(),
-        "key_id": turn.key.as_str(),
-        "stream": turn.stream,
-        "started_at": rfc3339(turn.started_at),
-    })
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RunningTurn {
+    /// The completion's id.
+    id: String,
+    session_id: String,
+    account_id: String,
+    agent_id: String,
+    key_id: String,
+    stream: bool,
+    started_at: Time,
+}
+
+impl From<&TurnInfo> for RunningTurn {
+    fn from(turn: &TurnInfo) -> Self {
+        Self {
+            id: turn.completion.to_string(),
+            session_id: turn.session.to_string(),
+            account_id: turn.account.to_string(),
+            agent_id: turn.agent.to_string(),
+            key_id: turn.key.to_string(),
+            stream: turn.stream,
+            started_at: turn.started_at.into(),
+        }
+    }
+}
+
+/// The turns that run.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RunningTurns {
+    /// The oldest first.
+    pub streams: Vec<RunningTurn>,
+}
+
+/// A provider, without its key.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Provider {
+    /// What agents put in front of a model's name.
+    pub name: String,
+    /// `openai` or `demo`.
+    pub kind: &'static str,
+    /// Where it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// The model of agents that name none.
+    pub model: String,
+}
+
+/// The configured providers.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ProviderList {
+    /// The first one answers for models without a provider's name.
+    pub providers: Vec<Provider>,
+}
+
+/// Whether the server reaches its database.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Health {
+    /// `healthy` or `unhealthy`.
+    pub status: &'static str,
+    /// Of the server.
+    pub version: &'static str,
+    /// `ok` or `unavailable`.
+    pub database: &'static str,
+    /// Seconds since the start.
+    pub uptime: u64,
+}
+
+/// A probe's answer.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Probe {
+    /// `ok`, `ready` or `draining`.
+    pub status: &'static str,
 }

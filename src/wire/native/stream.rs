@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use crate::json::{ObjectWriter, Raw};
 use crate::session::Ended;
 use crate::wire::openai::chat::Told;
+use crate::wire::openai::error::ErrorObject;
 use crate::wire::openai::stream::event;
 
 #[derive(Deserialize)]
@@ -76,6 +77,6 @@ pub fn ended(told: &Told, ended: &Ended, out: &mut BytesMut) {
 }
 
 /// The end of a stream that failed.
-pub fn failed(error: &Value, out: &mut BytesMut) {
+pub fn failed(error: &ErrorObject, out: &mut BytesMut) {
     event(Raw::of(&json!({"type": "error", "error": error})).bytes(), out);
 }

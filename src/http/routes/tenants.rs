@@ -1,0 +1,150 @@
+//! What an account key manages.
+
+use actix_web::http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::conversation::agent::Definition;
+use crate::http::endpoint::{Endpoint, Keys, Parameter, delete, get, patch, post, query};
+use crate::http::manage::{agents as agent, billing, keys as key, webhooks as webhook};
+use crate::http::query::{limit, offset};
+use crate::wire::native::ledger::{TransactionList, UsageReport};
+use crate::wire::native::objects::{
+    Agent, AgentList, Balance, Key, KeyList, MadeKey, MadeWebhook, WebhookList,
+};
+use crate::wire::native::requests::{KeyChange, NewAccountKey, NewAgentKey, NewWebhook};
+
+const OK: StatusCode = StatusCode::OK;
+
+pub fn agents() -> Vec<Endpoint> {
+    let definition = json!({"name": "Clerk", "instructions": "You are terse.", "max_tokens": 300});
+    vec![
+        post("/v2/agents", agent::create, "Make an agent")
+            .about("Only `name` is required. The model needs a price.")
+            .by(Keys::Account)
+            .takes::<Definition>(definition)
+            .requires(&["name"])
+            .answers::<Agent>(StatusCode::CREATED, "The agent.")
+            .fails(&[501]),
+        get("/v2/agents", agent::list, "List agents")
+            .by(Keys::Account)
+            .with([limit(), offset()])
+            .answers::<AgentList>(OK, "A page of agents."),
+        get("/v2/agents/{id}", agent::show, "Show an agent")
+            .by(Keys::Account)
+            .answers::<Agent>(OK, "The agent."),
+        patch("/v2/agents/{id}", agent::update, "Change an agent")
+            .about("Absent fields stay, null clears, and what is given replaces the former value as a whole.")
+            .by(Keys::Account)
+            .takes::<Definition>(json!({"temperature": 0.2}))
+            .answers::<Agent>(OK, "The agent as it is now.")
+            .fails(&[501]),
+        delete("/v2/agents/{id}", agent::delete, "Delete an agent")
+            .about("Takes its keys and sessions along and ends its running turns. Billing records stay.")
+            .by(Keys::Account)
+            .nothing(StatusCode::NO_CONTENT, "It is gone."),
+    ]
+}
+
+pub fn keys() -> Vec<Endpoint> {
+    vec![
+        post("/v2/agents/{id}/api-keys", key::create_for_agent, "Make a key of an agent")
+            .by(Keys::Account)
+            .takes::<NewAgentKey>(json!({"name": "website", "budget": {"amount": "5.00", "period": "month"}}))
+            .answers::<MadeKey>(StatusCode::CREATED, "The key, with its secret this once."),
+        get("/v2/agents/{id}/api-keys", key::list_of_agent, "List the keys of an agent")
+            .by(Keys::Account)
+            .answers::<KeyList>(OK, "The keys, without their secrets."),
+        patch("/v2/agents/{id}/api-keys/{key_id}", key::update_of_agent, "Change a key of an agent")
+            .about("Absent fields stay, null clears.")
+            .by(Keys::Account)
+            .takes::<KeyChange>(json!({"expires_at": null, "limits": {"requests_per_minute": 60}}))
+            .answers::<Key>(OK, "The key as it is now."),
+        delete("/v2/agents/{id}/api-keys/{key_id}", key::revoke_of_agent, "Revoke a key of an agent")
+            .about("It ends at once, its running turns too.")
+            .by(Keys::Account)
+            .nothing(StatusCode::NO_CONTENT, "It has ended."),
+        post("/v2/account/api-keys", key::create_for_account, "Make an account key")
+            .by(Keys::Account)
+            .takes::<NewAccountKey>(json!({"name": "reports", "scopes": ["usage:read"]}))
+            .answers::<MadeKey>(StatusCode::CREATED, "The key, with its secret this once."),
+        get("/v2/account/api-keys", key::list_of_account, "List account keys")
+            .by(Keys::Account)
+            .answers::<KeyList>(OK, "The keys, without their secrets."),
+        delete("/v2/account/api-keys/{key_id}", key::revoke_of_account, "Revoke an account key")
+            .about("Not the last one without scopes and expiry.")
+            .by(Keys::Account)
+            .nothing(StatusCode::NO_CONTENT, "It has ended.")
+            .fails(&[400]),
+    ]
+}
+
+/// Money takes an account key that may manage, or has this scope.
+const MONEY: &str = "It takes an account key, also one whose scopes have `usage:read`.";
+
+pub fn money() -> Vec<Endpoint> {
+    let after = query(
+        "after",
+        "The `seq` of the last row seen.",
+        json!({"type": "integer", "minimum": 1, "maximum": i64::MAX}),
+    );
+    vec![
+        get("/v2/billing/balance", billing::balance, "Show the balance")
+            .about(MONEY)
+            .by(Keys::Account)
+            .answers::<Balance>(OK, "What the account has.")
+            .example(balance())
+            .fails(&[404]),
+        get("/v2/billing/transactions", billing::transactions, "Read the ledger")
+            .about(MONEY)
+            .by(Keys::Account)
+            .with([limit(), after, format()])
+            .answers::<TransactionList>(OK, "A page of the ledger, the newest first.")
+            .text(OK, "", "text/csv", "seq,created_at,kind,delta,balance_after\r\n"),
+        get("/v2/usage", billing::usage, "Sum up usage")
+            .about(MONEY)
+            .by(Keys::Account)
+            .with([
+                query("from", "From this moment or day on; 30 days before `to`.", moment()),
+                query("to", "Up to this moment or day; now.", moment()),
+                query(
+                    "group_by",
+                    "What a row sums up.",
+                    json!({"type": "string", "enum": ["day", "agent", "key", "model"], "default": "day"}),
+                ),
+                format(),
+            ])
+            .answers::<UsageReport>(OK, "A row a group.")
+            .text(OK, "", "text/csv", "group,requests,prompt_tokens,cached_tokens,output_tokens,cost\r\n"),
+    ]
+}
+
+pub fn webhooks() -> Vec<Endpoint> {
+    let new = json!({"url": "https://example.com/hook", "events": ["balance.low"], "balance_low": ["1.00"]});
+    vec![
+        post("/v2/webhooks", webhook::create, "Make a webhook")
+            .about("At most 10 an account. Requests are signed as Standard Webhooks says.")
+            .by(Keys::Account)
+            .takes::<NewWebhook>(new)
+            .answers::<MadeWebhook>(StatusCode::CREATED, "The webhook, with its secret this once."),
+        get("/v2/webhooks", webhook::list, "List webhooks")
+            .by(Keys::Account)
+            .answers::<WebhookList>(OK, "The webhooks, without their secrets."),
+        delete("/v2/webhooks/{id}", webhook::delete, "Delete a webhook")
+            .about("What it was still to be told is lost.")
+            .by(Keys::Account)
+            .nothing(StatusCode::NO_CONTENT, "It is gone."),
+    ]
+}
+
+fn balance() -> Value {
+    json!({"currency": "USD", "available": "4.900000000", "held": "0.099975800", "balance": "4.999975800"})
+}
+
+fn moment() -> Value {
+    json!({"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}], "examples": ["2030-01-31"]})
+}
+
+fn format() -> Parameter {
+    let schema = json!({"type": "string", "enum": ["json", "csv"], "default": "json"});
+    query("format", "`csv` for a spreadsheet.", schema)
+}

@@ -1,0 +1,137 @@
+//! What was said, as its owner reads it.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::clock::rfc3339;
+use crate::store::session::{MessageRow, SessionRow};
+use crate::wire::native::objects::Session;
+use crate::wire::native::values::{Time, Usd};
+
+/// The id of a message, which is unique in its session.
+pub fn message_id(seq: i64) -> String {
+    format!("msg_{seq}")
+}
+
+/// The number in a message's id.
+pub fn message_seq(id: &str) -> Option<i64> {
+    id.strip_prefix("msg_")?.parse().ok().filter(|seq| *seq > 0)
+}
+
+/// A message with what its turn came to.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub struct Message {
+    id: String,
+    role: Value,
+    /// Text, or a list of content parts.
+    content: Value,
+    #[schemars(with = "Time")]
+    created_at: String,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    name: Value,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    tool_calls: Value,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    tool_call_id: Value,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    refusal: Value,
+    /// `complete` or `incomplete`; on answers of a turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<String>,
+    /// The caller's own notes on the turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<MessageUsage>,
+    /// For keys that see money.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Usd>,
+}
+
+/// The tokens of a turn.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct MessageUsage {
+    prompt_tokens: i64,
+    completion_tokens: i64,
+    total_tokens: i64,
+}
+
+impl Message {
+    /// The message of `row`, with its cost if the key sees `money`.
+    pub fn new(row: &MessageRow, money: bool) -> Self {
+        let body: Value = serde_json::from_str(&row.body).unwrap_or_default();
+        let field = |name: &str| body[name].clone();
+        let mut message = Self {
+            id: message_id(row.seq),
+            role: field("role"),
+            content: field("content"),
+            created_at: rfc3339(row.created_at),
+            name: field("name"),
+            tool_calls: field("tool_calls"),
+            tool_call_id: field("tool_call_id"),
+            refusal: field("refusal"),
+            ..Self::default()
+        };
+        let Some(answer) = &row.answer else { return message };
+        message.status = Some(answer.status.clone());
+        message.metadata = answer.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        if let (Some(prompt), Some(output)) = (answer.prompt, answer.output) {
+            let total = prompt + output;
+            message.usage =
+                Some(MessageUsage { prompt_tokens: prompt, completion_tokens: output, total_tokens: total });
+        }
+        message.cost = answer.charged.filter(|_| money).map(Usd::from);
+        message
+    }
+}
+
+/// A page of messages.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct MessageList {
+    /// The oldest of the page first.
+    pub messages: Vec<Message>,
+    /// Whether there are older ones.
+    pub has_more: bool,
+}
+
+/// A session with its messages.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Chat {
+    #[serde(flatten)]
+    session: Session,
+    messages: Vec<ChatMessage>,
+}
+
+/// A message, in short.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ChatMessage {
+    role: Value,
+    /// Text, or a list of content parts.
+    content: Value,
+    timestamp: Time,
+}
+
+impl Chat {
+    /// The session of `row` with these messages.
+    pub fn new(row: &SessionRow, messages: &[MessageRow]) -> Self {
+        let short = |message: &MessageRow| {
+            let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
+            ChatMessage {
+                role: body["role"].clone(),
+                content: body["content"].clone(),
+                timestamp: message.created_at.into(),
+            }
+        };
+        Self { session: row.into(), messages: messages.iter().map(short).collect() }
+    }
+}
+
+/// A page of sessions with their messages.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ChatList {
+    /// The newest first.
+    pub chats: Vec<Chat>,
+    /// How many sessions the account has; null under a filter and for an agent's key.
+    pub total: Option<i64>,
+}
