@@ -30,6 +30,11 @@ impl Admission {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// How many keys and accounts the limiter remembers.
+    pub async fn limiter_entries(&self) -> usize {
+        self.limits.entries().await
+    }
+
     /// Lets a call in, and tells what the rate headers say either way.
     pub async fn admit(&self, caller: &Arc<Caller>, class: Class) -> (Result<Permit, Error>, Status) {
         if self.draining() {

@@ -6,7 +6,7 @@
 //!
 //! Dependencies point down that line; [`conversation`], [`json`], [`id`] and [`clock`] are plain data below all.
 //! [`server`] starts the actors and hands out the handles, [`config`] is read once, [`error`] says what can go
-//! wrong, [`wire`] knows the dialects and [`cli`] is the client of the management API.
+//! wrong, [`metrics`] counts, [`wire`] knows the dialects and [`cli`] is the client of the management API.
 
 pub mod admission;
 pub mod agents;
@@ -23,6 +23,7 @@ pub mod failpoint;
 pub mod http;
 pub mod id;
 pub mod json;
+pub mod metrics;
 pub mod provider;
 pub mod rate_limit;
 pub mod server;

@@ -79,7 +79,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             bootstrap::renew_operator(&server.store, &config.data).await?;
             println!("New operator token: see {}", config.data.join(bootstrap::OPERATOR_FILE).display());
         }
-        let settings = HttpSettings { max_body: config.max_body, started };
+        let settings =
+            HttpSettings { max_body: config.max_body, metrics_public: config.metrics_public, started };
         let (listener, address) = listen(config, &server, settings)?;
         let handle = listener.handle();
         let listening = actix::spawn(listener);

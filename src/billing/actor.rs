@@ -10,6 +10,7 @@ use crate::billing::Hold;
 use crate::billing::messages::{Abandon, Checkpoint, Flush, Release, Reserve, Settle};
 use crate::clock;
 use crate::error::Error;
+use crate::metrics;
 use crate::store::Store;
 use crate::store::hold::{self, Closed};
 use crate::store::writer::Lane;
@@ -57,13 +58,14 @@ impl Handler<Settle> for Ledger {
 
     fn handle(&mut self, Settle { hold, settlement }: Settle, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();
-        Box::pin(until_closed(move || {
+        let closed = until_closed(move || {
             let (hold, settlement) = (hold.clone(), settlement.clone());
             let queued = store.writer().submit(Lane::Close, move |conn| {
                 hold::settle(conn, &hold, &settlement, None, clock::now_ms())
             });
             async move { committed(queued?).await }
-        }))
+        });
+        Box::pin(async move { closed.await.inspect(metrics::charged) })
     }
 }
 

@@ -47,6 +47,9 @@ pub struct ServeArgs {
     /// Let webhooks go to addresses that are not of the public internet
     #[arg(long, env = "SWITCHBOARD_ALLOW_PRIVATE_WEBHOOKS", value_parser = clap::builder::FalseyValueParser::new())]
     pub allow_private_webhooks: bool,
+    /// Let /metrics be read without the operator's token
+    #[arg(long, env = "SWITCHBOARD_METRICS_PUBLIC", value_parser = clap::builder::FalseyValueParser::new())]
+    pub metrics_public: bool,
     /// Write URL, ids and, on the first start, secrets to this file as JSON once the server is ready
     #[arg(long, value_name = "FILE")]
     pub bootstrap_json: Option<PathBuf>,

@@ -43,6 +43,8 @@ pub struct Config {
     pub verify_interval: Duration,
     /// How webhooks are delivered.
     pub webhooks: Delivery,
+    /// Whether the metrics may be read without the operator's token.
+    pub metrics_public: bool,
     /// Limits of accounts without their own.
     pub default_limits: ResolvedLimits,
     /// Whether the operator's token is to be replaced.
@@ -108,6 +110,7 @@ impl Config {
             faults.push("webhook_retry_s: expected at least 1".to_owned());
         }
         let allow_private = file.flag("allow_private_webhooks", &mut faults).unwrap_or(false);
+        let metrics_public = file.flag("metrics_public", &mut faults).unwrap_or(false);
         let default_limits = match &args.default_limits {
             Some(text) => limits_from_flag(text, &defaults, &mut faults),
             None => file.limits("default_limits", &defaults, &mut faults),
@@ -163,6 +166,7 @@ impl Config {
                 allow_private: args.allow_private_webhooks || allow_private,
                 first_retry: Duration::from_secs(retry.unwrap_or(5)),
             },
+            metrics_public: args.metrics_public || metrics_public,
             default_limits,
             new_operator_token: args.new_operator_token,
             bootstrap_json: args.bootstrap_json.clone(),
@@ -181,6 +185,7 @@ impl Config {
         root.insert("verify_interval_s".into(), whole(self.verify_interval.as_secs()));
         root.insert("webhook_retry_s".into(), whole(self.webhooks.first_retry.as_secs()));
         root.insert("allow_private_webhooks".into(), self.webhooks.allow_private.into());
+        root.insert("metrics_public".into(), self.metrics_public.into());
         root.insert("cors_origins".into(), self.cors_origins.clone().into());
         let limits = &self.default_limits;
         let all = [

@@ -12,6 +12,7 @@ use actix_web::{HttpMessage, ResponseError};
 use crate::error::{Error, Invalid};
 use crate::http::error::ApiError;
 use crate::id::RequestId;
+use crate::metrics;
 use crate::rate_limit::Status;
 use crate::rate_limit::bucket::Level;
 
@@ -32,6 +33,7 @@ pub async fn trace(
     }
     let mut answer = in_one_form(next.call(request).await?.map_into_boxed_body());
     log(&answer, &id, started);
+    count(&answer, started);
     let status = answer.request().extensions().get::<Status>().copied().unwrap_or_default();
     let headers = answer.headers_mut();
     set(headers, "x-request-id", id.as_str());
@@ -80,6 +82,15 @@ fn log(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) {
         tracing::error!(request = %id, %method, path, status, ms, client_id, retry, cause, "answered");
     } else {
         tracing::debug!(request = %id, %method, path, status, ms, client_id, retry, "answered");
+    }
+}
+
+fn count(answer: &ServiceResponse<BoxBody>, started: Instant) {
+    let request = answer.request();
+    let (method, status) = (request.method().as_str(), answer.status().as_u16());
+    metrics::answered(method, request.match_pattern().as_deref(), status, started.elapsed());
+    if let Some(error) = answer.response().error().and_then(|error| error.as_error::<ApiError>()) {
+        error.count();
     }
 }
 

@@ -9,6 +9,7 @@ use actix_web::{HttpResponse, ResponseError};
 
 use crate::clock::ceil_secs;
 use crate::error::{Error, Stop, UpstreamKind};
+use crate::metrics;
 use crate::wire::openai::error as wire;
 
 /// The longest wait that a client is told, in seconds: some clients really sleep for it.
@@ -58,6 +59,14 @@ impl ApiError {
             needed: sums.map(|(needed, _)| needed.into()),
             available: sums.map(|(_, available)| available.into()),
         }
+    }
+
+    /// Counts it. A provider's own codes are counted together.
+    pub fn count(&self) {
+        let (kind, code) = words(&self.error);
+        let own = matches!(&self.error, Error::Upstream(failure)
+            if matches!(failure.kind, UpstreamKind::BadRequest { .. }));
+        metrics::failed(kind, if own { "upstream_bad_request" } else { code });
     }
 
     /// What the log needs to know, for errors that are not the client's.

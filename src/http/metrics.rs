@@ -1,10 +1,38 @@
-//! `GET /metrics`.
+//! `GET /metrics`: for Prometheus.
 
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+
+use crate::admission::Admission;
 use crate::error::Error;
+use crate::http::HttpSettings;
 use crate::http::access::Operator;
 use crate::http::error::ApiError;
+use crate::metrics::{self, Sampled};
+use crate::session::Sessions;
+use crate::store::{self, Store};
 
-/// Not built yet.
-pub async fn show(_: Operator) -> Result<&'static str, ApiError> {
-    Err(Error::NotImplemented("GET /metrics").into())
+/// The call itself.
+pub async fn show(
+    request: HttpRequest,
+    settings: web::Data<HttpSettings>,
+    (admission, sessions, store): (web::Data<Admission>, web::Data<Sessions>, web::Data<Store>),
+) -> Result<HttpResponse, ApiError> {
+    if !settings.metrics_public {
+        Operator::from_request(&request, &mut Payload::None).await?;
+    }
+    let turns = sessions.turns().list();
+    let streamed_turns = turns.iter().filter(|turn| turn.stream).count();
+    let (holds, oldest_hold) = store.read(store::hold::open).await?;
+    let sampled = Sampled {
+        streamed_turns,
+        plain_turns: turns.len() - streamed_turns,
+        holds,
+        oldest_hold,
+        limiter_entries: admission.limiter_entries().await,
+        writer: store.writer().counts(),
+        uptime: settings.started.elapsed(),
+    };
+    let text = metrics::text(&sampled).map_err(|cause| Error::Internal(cause.to_string()))?;
+    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
 }

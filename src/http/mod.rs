@@ -25,6 +25,8 @@ pub use routes::configure;
 pub struct HttpSettings {
     /// The largest body that is read, in bytes.
     pub max_body: usize,
+    /// Whether `/metrics` takes no key.
+    pub metrics_public: bool,
     /// When the server started.
     pub started: std::time::Instant,
 }

@@ -70,6 +70,7 @@ impl Writer {
             Self::Native(told) => told.money,
         };
         let error = ApiError::told(error, money);
+        error.count();
         if let Some(cause) = error.cause() {
             tracing::error!(cause, "a stream failed");
         }

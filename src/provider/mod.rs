@@ -155,6 +155,11 @@ impl Routes {
         &self.0
     }
 
+    /// The name of a route's provider.
+    pub fn name_of(&self, route: &Route) -> &str {
+        self.0.get(route.provider).map_or("", |provider| &provider.name)
+    }
+
     /// The model of agents that name none: the first provider's.
     pub fn default_model(&self) -> &str {
         self.0.first().map_or("", |provider| &provider.model)

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::clock::Ticks;
 use crate::error::{Error, Refusal};
 use crate::rate_limit::Status;
-use crate::rate_limit::messages::{Admit, DebitTokens, GiveBack, Leave};
+use crate::rate_limit::messages::{Admit, Count, DebitTokens, GiveBack, Leave};
 use crate::rate_limit::table::Table;
 
 /// Messages that may wait.
@@ -44,6 +44,14 @@ impl Handler<Admit> for RateLimiter {
         let answer: Result<(), Refusal> = self.table.admit(&msg.caller, msg.class, now);
         let status: Status = self.table.status(&msg.caller, msg.class, now);
         MessageResult((answer, status))
+    }
+}
+
+impl Handler<Count> for RateLimiter {
+    type Result = usize;
+
+    fn handle(&mut self, _: Count, _: &mut Self::Context) -> Self::Result {
+        self.table.len()
     }
 }
 

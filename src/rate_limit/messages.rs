@@ -17,6 +17,11 @@ pub struct Admit {
     pub class: Class,
 }
 
+/// How many entries are there?
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct Count;
+
 /// May this caller's turn take so many tokens now?
 #[derive(Message)]
 #[rtype(result = "Result<Status, Error>")]

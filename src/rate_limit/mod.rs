@@ -18,7 +18,7 @@ use crate::auth::caller::Caller;
 use crate::error::Error;
 use actor::RateLimiter;
 use bucket::Level;
-use messages::{Admit, DebitTokens, GiveBack, Leave};
+use messages::{Admit, Count, DebitTokens, GiveBack, Leave};
 pub use table::Class;
 
 /// How full the tighter of key and account is; what the rate headers tell.
@@ -42,6 +42,11 @@ impl RateLimits {
             ctx.set_mailbox_capacity(actor::MAILBOX);
             limiter
         })))
+    }
+
+    /// How many keys and accounts are remembered.
+    pub async fn entries(&self) -> usize {
+        self.0.send(Count).await.unwrap_or(0)
     }
 
     /// Lets one call in, or refuses it.

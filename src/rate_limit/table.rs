@@ -88,6 +88,11 @@ impl Entry {
 }
 
 impl Table {
+    /// How many keys and accounts are remembered.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Takes a place and a request, for the key and for the account, or nothing at all.
     pub fn admit(&mut self, caller: &Caller, class: Class, now: Ticks) -> Result<(), Refusal> {
         let subjects = subjects(caller);

@@ -17,6 +17,7 @@ use crate::conversation::turn::{NamedBy, Turn};
 use crate::error::{Error, Invalid, UpstreamFailure, UpstreamKind};
 use crate::id::HoldId;
 use crate::json::Raw;
+use crate::metrics;
 use crate::provider::{Answer, Call, Event, Route};
 use crate::rate_limit::{Permit, TokenDebit};
 use crate::session::messages::RunTurn;
@@ -50,6 +51,7 @@ pub struct Opened {
     pub ceiling: u64,
     pub between: std::time::Duration,
     pub deadline: tokio::time::Instant,
+    pub meter: metrics::Call,
 }
 
 /// Runs a turn to its end; answers the conversation as it is then.
@@ -202,6 +204,7 @@ async fn open(
     let Some(provider) = local.providers.of(&route) else {
         return Err(Error::Internal("a route without a provider".to_owned()));
     };
+    let mut meter = metrics::Call::begin(local.rooms.routes.name_of(&route), &route.model);
     let call = Call {
         model: route.model,
         messages: prompt.messages.clone(),
@@ -227,9 +230,11 @@ async fn open(
         Ok(first) => {
             crate::failpoint::hit("provider answers");
             let ceiling = turn.n.saturating_mul(hold.granted().max_output);
-            Ok(Opened { first, hold, debit, prompt, ceiling, between: timeouts.between, deadline })
+            let between = timeouts.between;
+            Ok(Opened { first, hold, debit, prompt, ceiling, between, deadline, meter })
         }
         Err(failure) => {
+            meter.failed(&failure.kind);
             tracing::warn!(request = %turn.request, kind = ?failure.kind, cause = %failure.cause, "the provider failed");
             // Nothing was received: nothing is charged, and nothing counts against the limit of tokens.
             hold.release("upstream").await?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
+use crate::metrics;
 use crate::provider::Providers;
 use crate::session::actor::Session;
 use crate::session::messages::{Begin, Reload, RunTurn};
@@ -31,6 +32,7 @@ struct Resident {
     /// Every turn on its way or running holds a clone: alone means idle. Only this registry makes clones.
     lease: Arc<()>,
     used: Instant,
+    _counted: metrics::Resident,
 }
 
 impl Registry {
@@ -75,8 +77,12 @@ impl Handler<RunTurn> for Registry {
     fn handle(&mut self, run: RunTurn, _: &mut Self::Context) {
         let local = self.local();
         let key = run.key.clone();
-        let start =
-            || Resident { session: Session::new(local).start(), lease: Arc::new(()), used: Instant::now() };
+        let start = || Resident {
+            session: Session::new(local).start(),
+            lease: Arc::new(()),
+            used: Instant::now(),
+            _counted: metrics::Resident::enter(),
+        };
         let resident = self.sessions.entry(key).or_insert_with(start);
         resident.used = Instant::now();
         // Bounded by the turns that were admitted; the session refuses what is too much for it.

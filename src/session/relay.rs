@@ -17,6 +17,7 @@ use crate::conversation::turn::{Completeness, Turn};
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::{Error, Stop, UpstreamFailure, UpstreamKind};
 use crate::json::Raw;
+use crate::metrics;
 use crate::provider::Event;
 use crate::session::conduct::Opened;
 use crate::session::prompt::Prompt;
@@ -110,7 +111,7 @@ pub async fn relay(
     mut stop: oneshot::Receiver<Stop>,
     started: Instant,
 ) -> Stored {
-    let Opened { mut first, mut hold, debit, prompt, ceiling, between, deadline } = opened;
+    let Opened { mut first, mut hold, debit, prompt, ceiling, between, deadline, mut meter } = opened;
     let ttft = started.elapsed();
     let end = match first.chunks.take() {
         None => End::Complete,
@@ -121,6 +122,13 @@ pub async fn relay(
             reading.run(chunks, &events, &mut stop).await
         }
     };
+    match &end {
+        End::Complete | End::Ceiling => meter.answered(),
+        End::Stopped(why) => meter.stopped(*why),
+        End::Failed(failure) => meter.failed(&failure.kind),
+        End::ClientGone => {}
+    }
+    drop(meter);
     if !first.reply.received() && !matches!(end, End::Complete) {
         let released = hold.release("nothing received").await;
         if !matches!(end, End::ClientGone) {
@@ -149,6 +157,7 @@ pub async fn relay(
     let settled = timeout(COMMIT_WAIT, hold.settle(settlement)).await;
     let settled = settled.unwrap_or_else(|_| Err(Error::StoreUnavailable("the charge is late".to_owned())));
     let committed = settled.is_ok();
+    metrics::turn_ended(turn.stream.then_some(ttft), started.elapsed());
     crate::failpoint::hit("settle committed");
     let last = match (settled, failure(end)) {
         (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(error),

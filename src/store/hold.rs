@@ -214,7 +214,7 @@ pub struct Settlement {
 }
 
 /// The outcome of closing a hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
     /// What was charged.
     pub charged: Nanos,
@@ -224,6 +224,8 @@ pub struct Closed {
     pub balance: Nanos,
     /// The tokens that were charged for.
     pub usage: Usage,
+    /// The provider's name of the model.
+    pub model: String,
 }
 
 /// Charges a hold once: entry, usage record and turn in one transaction. A closed hold answers its outcome.
@@ -290,7 +292,7 @@ pub fn settle(
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     let balance = Nanos(entry.balance_after);
     crate::failpoint::hit("settle executed");
-    Ok(Closed { charged: parts.charged, written_off: parts.written_off, balance, usage })
+    Ok(Closed { charged: parts.charged, written_off: parts.written_off, balance, usage, model: row.model })
 }
 
 /// Gives everything back: nothing was received.
@@ -345,6 +347,12 @@ pub struct Recovered {
     pub settled: usize,
     /// Calls of which nothing was known to be received.
     pub released: usize,
+}
+
+/// How many holds are open, and when the oldest of them was made.
+pub fn open(conn: &mut SqliteConnection) -> QueryResult<(i64, Option<EpochMs>)> {
+    use diesel::dsl::{count_star, min};
+    hold.filter(state.eq("open")).select((count_star(), min(created_at))).first(conn)
 }
 
 /// Closes every open hold, each at its marks. Runs before the server listens.
@@ -414,7 +422,14 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
                 cached: tokens(usage.cached),
                 output: tokens(usage.output),
             },
+            model: row.model.clone(),
         },
-        None => Closed { charged: Nanos::ZERO, written_off: Nanos::ZERO, balance, usage: Usage::default() },
+        None => Closed {
+            charged: Nanos::ZERO,
+            written_off: Nanos::ZERO,
+            balance,
+            usage: Usage::default(),
+            model: row.model.clone(),
+        },
     })
 }

@@ -38,6 +38,7 @@ mod ledger_reads;
 mod lifecycle;
 mod limits;
 mod management;
+mod metrics;
 mod money;
 mod native;
 mod openapi;
