@@ -226,6 +226,8 @@ impl Schemas {
                     }
                     ("application/json", described)
                 }
+                // OpenAPI 3.1 does not say whether a schema is of a stream or of its events.
+                Content::Text(kind @ "text/event-stream", example) => (*kind, json!({"example": example})),
                 Content::Text(kind, example) => {
                     (*kind, json!({"schema": {"type": "string"}, "example": example}))
                 }
