@@ -10,6 +10,7 @@ use super::credit::Page;
 use super::server::{Server, Who};
 use super::{Plan, output, parse};
 use crate::store::verify::{self, Report};
+use crate::wire::native::ledger::Verdict;
 
 const USAGE: &[&str] = &["group", "requests", "prompt_tokens", "cached_tokens", "output_tokens", "cost"];
 
@@ -119,7 +120,11 @@ impl Action {
 /// Checks the books of a data directory, without a server.
 pub(super) fn verify_offline(server: &Server) -> anyhow::Result<ExitCode> {
     let report = verify::offline(&server.data())?;
-    output::print(&if server.json { report.to_json().to_string() } else { page(&report) })?;
+    output::print(&if server.json {
+        serde_json::to_string(&Verdict::from(&report))?
+    } else {
+        page(&report)
+    })?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 use actix_web::http::header::{CACHE_CONTROL, ETAG, EntityTag, IF_NONE_MATCH};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
-use schemars::SchemaGenerator;
 use schemars::generate::{Contract, SchemaSettings};
+use schemars::transform::RecursiveTransform;
+use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use crate::http::endpoint::{Answer, Content, Endpoint, Keys, Parameter};
@@ -161,7 +162,7 @@ impl Schemas {
                 settings.contract = contract;
                 settings.meta_schema = None;
             });
-            settings.into_generator()
+            settings.with_transform(RecursiveTransform(without_empty_default)).into_generator()
         };
         Self { taken: generator(Contract::Deserialize), answered: generator(Contract::Serialize) }
     }
@@ -235,6 +236,20 @@ impl Schemas {
             response["content"][kind] = described;
         }
         response
+    }
+}
+
+/// That a field is empty when it is absent needs no telling, and an empty name is no valid one.
+fn without_empty_default(schema: &mut Schema) {
+    let empty = match schema.get("default") {
+        Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(Value::Object(fields)) => fields.is_empty(),
+        _ => false,
+    };
+    if empty {
+        schema.remove("default");
     }
 }
 

@@ -7,7 +7,6 @@ use anyhow::Context;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use serde_json::json;
 
 use crate::store::connection;
 use crate::store::ledger_entry::EntryRow;
@@ -97,18 +96,6 @@ pub struct Check {
     pub violations: u64,
     /// The first of them.
     pub rows: Vec<String>,
-}
-
-impl Report {
-    /// The report as the API tells it.
-    pub fn to_json(&self) -> serde_json::Value {
-        let invariants: serde_json::Map<_, _> = self
-            .checks
-            .iter()
-            .map(|check| (check.name.clone(), json!({"violations": check.violations, "rows": check.rows})))
-            .collect();
-        json!({"ok": self.ok, "invariants": invariants})
-    }
 }
 
 #[derive(QueryableByName)]
