@@ -21,14 +21,12 @@ pub async fn show(
     if !settings.metrics_public {
         Operator::from_request(&request, &mut Payload::None).await?;
     }
-    let turns = sessions.turns().list();
-    let streamed_turns = turns.iter().filter(|turn| turn.stream).count();
-    let (holds, oldest_hold) = store.read(store::hold::open).await?;
+    let (streamed_turns, plain_turns) = sessions.turns().counts();
     let sampled = Sampled {
         streamed_turns,
-        plain_turns: turns.len() - streamed_turns,
-        holds,
-        oldest_hold,
+        plain_turns,
+        // The rest is wanted the more while the database cannot be read.
+        holds: store.read(store::hold::open).await.ok(),
         limiter_entries: admission.limiter_entries().await,
         writer: store.writer().counts(),
         uptime: settings.started.elapsed(),

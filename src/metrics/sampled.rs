@@ -16,10 +16,8 @@ pub struct Sampled {
     pub streamed_turns: usize,
     /// Other turns that run.
     pub plain_turns: usize,
-    /// Open holds.
-    pub holds: i64,
-    /// When the oldest of them was made.
-    pub oldest_hold: Option<EpochMs>,
+    /// How many holds are open, and when the oldest of them was made; `None` if the database cannot be read.
+    pub holds: Option<(i64, Option<EpochMs>)>,
     /// Keys and accounts that the rate limiter remembers.
     pub limiter_entries: usize,
     /// The writer.
@@ -38,9 +36,11 @@ impl Sampled {
         let all = Samples::default();
         let turns = [("true", self.streamed_turns as f64), ("false", self.plain_turns as f64)];
         all.gauges("switchboard_turns_running", "Turns that run.", "stream", &turns)?;
-        all.gauge("switchboard_holds_open", "Holds of money that are open.", self.holds as f64)?;
-        let age = self.oldest_hold.map_or(0, |made| (clock::now_ms() - made).max(0));
-        all.gauge("switchboard_hold_oldest_age_seconds", "Age of the oldest open hold.", age as f64 / 1e3)?;
+        if let Some((open, oldest)) = self.holds {
+            all.gauge("switchboard_holds_open", "Holds of money that are open.", open as f64)?;
+            let age = oldest.map_or(0, |made| (clock::now_ms() - made).max(0)) as f64 / 1e3;
+            all.gauge("switchboard_hold_oldest_age_seconds", "Age of the oldest open hold.", age)?;
+        }
         let entries = self.limiter_entries as f64;
         all.gauge(
             "switchboard_rate_limiter_entries",

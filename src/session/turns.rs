@@ -98,6 +98,13 @@ impl Turns {
         list
     }
 
+    /// How many streamed turns run, and how many others.
+    pub fn counts(&self) -> (usize, usize) {
+        let list = self.0.lock();
+        let streamed = list.running.values().filter(|entry| entry.info.stream).count();
+        (streamed, list.running.len() - streamed)
+    }
+
     /// Answers when no turn runs.
     pub async fn all_ended(&self) {
         loop {

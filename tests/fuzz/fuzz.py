@@ -1,6 +1,6 @@
 """Holds a running server to its own /openapi.json with Schemathesis.
 
-    python tests/fuzz/fuzz.py [SECONDS] [SEED]
+python tests/fuzz/fuzz.py [SECONDS] [SEED]
 """
 
 import json
@@ -90,7 +90,11 @@ def main(seconds, seed):
         )
         answers = pathlib.Path(directory) / "answers.json"
         try:
-            server.admin("POST", f"/admin/accounts/{server.info['account_id']}/credit", {"amount": "1000000.00", "external_ref": "fuzz"})
+            server.admin(
+                "POST",
+                f"/admin/accounts/{server.info['account_id']}/credit",
+                {"amount": "1000000.00", "external_ref": "fuzz"},
+            )
             ran = subprocess.run(
                 [
                     *(pathlib.Path(sys.executable).parent / "schemathesis", "run", f"{server.url}/openapi.json"),
