@@ -165,7 +165,7 @@ fn every_example_of_a_body_is_taken_and_answered_as_described() {
     app.finish();
 }
 
-/// A field that a call reads and does not describe, or describes and does not read, is found here.
+/// A field that is described and not read is found here; one that is read and not described cannot be.
 #[test]
 fn every_field_that_is_described_is_read_and_no_other_is_taken() {
     let app = App::start();
