@@ -92,15 +92,19 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     let max_output_granted = affordable.min(new.wanted_output).max(new.least_output);
     let worst = new.price.worst_case(new.prompt_max, new.n, max_output_granted);
     let worst = worst.ok_or_else(|| Error::Internal("a worst case beyond all money".to_owned()))?;
-    if budget_left.is_some_and(|left| left < worst) && spendable >= worst {
+    // All that may refuse comes before all that is written, so that a refusal leaves nothing to undo.
+    let unpayable = Error::InsufficientBalance { needed: worst, available: spendable };
+    if spendable < worst {
+        return Err(unpayable.into());
+    }
+    if budget_left.is_some_and(|left| left < worst) {
         return Err(Error::BudgetExceeded.into());
     }
-    // All that may refuse comes before all that is written, so that a refusal leaves nothing to undo.
     if let Some(own) = &new.idempotency {
         request_key::check_free(conn, (&new.account, &new.key), own, new.now)?;
     }
     if !accounts::reserve(conn, &new.account, worst.0)? {
-        return Err(Error::InsufficientBalance { needed: worst, available: spendable }.into());
+        return Err(unpayable.into());
     }
     // Once a key has had a budget, every hold of it counts, so that the budget may come and go in between.
     const COUNT: &str = "UPDATE key_budget SET held = held + ? WHERE key_id = ?";

@@ -51,14 +51,15 @@ impl Model {
             self.tell_used_up(wish, budget);
             return Outcome::Refused(Refusal::Budget);
         }
+        if self.name_is_taken(wish) {
+            return Outcome::Refused(Refusal::Running);
+        }
         let named =
             |hold: &Hold| hold.id == wish.hold || (&hold.request, hold.step) == (&wish.request, wish.step);
         if self.holds.iter().any(named) {
             return Outcome::Refused(Refusal::Constraint);
         }
-        if !self.take_name(wish) {
-            return Outcome::Refused(Refusal::Running);
-        }
+        self.take_name(wish);
         if let Some(mut budget) = budget {
             let rolled = self.budgets.get(&wish.key).is_some_and(|before| before.period != budget.period);
             if rolled {
@@ -149,18 +150,21 @@ impl Model {
         Some(budget)
     }
 
-    /// Takes the request's own name, after forgetting what is too old; `false` if another request has it.
-    fn take_name(&mut self, wish: &Reserve) -> bool {
-        let Some(again) = &wish.again else { return true };
+    /// Whether another request has its own name.
+    fn name_is_taken(&self, wish: &Reserve) -> bool {
+        let Some(again) = &wish.again else { return false };
+        let of = (wish.at.account.clone(), wish.key.clone(), again.name.clone());
+        self.requests.get(&of).is_some_and(|kept| kept.at > self.now - KEPT)
+    }
+
+    /// Takes the request's own name, after forgetting what is too old.
+    fn take_name(&mut self, wish: &Reserve) {
+        let Some(again) = &wish.again else { return };
         let of = (wish.at.account.clone(), wish.key.clone(), again.name.clone());
         let oldest = self.now - KEPT;
-        if self.requests.get(&of).is_some_and(|kept| kept.at > oldest) {
-            return false;
-        }
         self.requests.retain(|_, kept| kept.at > oldest);
         let (fingerprint, request) = (again.fingerprint.clone(), wish.request.clone());
         self.requests.insert(of, Request { fingerprint, request, answer: None, at: self.now });
-        true
     }
 
     pub(crate) fn settle(&mut self, end: &Settle, why: Option<&'static str>) -> Outcome {
