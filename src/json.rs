@@ -143,6 +143,25 @@ impl Fields {
         Some(self.0.remove(at).1)
     }
 
+    /// Puts a value at the end where `name` is not there yet; tells whether it did.
+    pub fn set_if_absent(&mut self, name: &str, value: impl FnOnce() -> Raw) -> bool {
+        let absent = self.get(name).is_none();
+        if absent {
+            self.0.push((name.into(), value()));
+        }
+        absent
+    }
+
+    /// Keeps the fields whose name `keep` agrees to.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|(name, _)| keep(name));
+    }
+
+    /// Takes out every field whose value is `null`.
+    pub fn drop_nulls(&mut self) {
+        self.0.retain(|(_, value)| !value.is_null());
+    }
+
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Raw)> {
         self.0.iter().map(|(name, value)| (&**name, value))
@@ -221,6 +240,9 @@ mod tests {
         let fields = Fields::parse(&Bytes::from_static(b"{\"a\":null}")).expect("an object");
         assert!(fields.get("a").is_some());
         assert!(fields.given("a").is_none());
+        let mut fields = fields;
+        fields.drop_nulls();
+        assert!(fields.get("a").is_none());
     }
 
     #[test]

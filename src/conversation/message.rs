@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Number, Value};
 
 use crate::error::Invalid;
 use crate::json::{Fields, Raw};
@@ -46,7 +47,9 @@ impl Role {
 }
 
 /// What of an assistant's message does not go back to the provider.
-const NOT_SENT_BACK: [&str; 4] = ["annotations", "reasoning_content", "reasoning", "parsed"];
+const NOT_SENT_BACK: [&str; 2] = ["annotations", "parsed"];
+/// Thoughts go back with the tool calls that they led to, since some models demand them there, and else not.
+const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 
 /// A message, checked as far as we need to know it.
 #[derive(Clone, Debug)]
@@ -79,6 +82,10 @@ struct Peek<'a> {
     function_call: Option<&'a RawValue>,
     #[serde(borrow)]
     refusal: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning: Option<&'a RawValue>,
     #[serde(borrow)]
     tool_call_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -113,15 +120,17 @@ impl Message {
             })?;
             let (content_bytes, media) = weigh(peek.content, &path)?;
             let calls = given(peek.tool_calls).or(given(peek.function_call));
-            if role != Role::Assistant && given(peek.content).is_none() {
+            let may_be_null = matches!(role, Role::Assistant | Role::Function);
+            if !may_be_null && given(peek.content).is_none() {
                 return Err(Invalid::missing(path(".content")));
             }
             if role == Role::Tool && peek.tool_call_id.is_none() {
                 return Err(Invalid::missing(path(".tool_call_id")));
             }
             let named = [&peek.refusal, &peek.tool_call_id, &peek.name];
+            let written = [calls, given(peek.reasoning_content), given(peek.reasoning)];
             let text_bytes = content_bytes
-                + calls.map_or(0, |calls| calls.get().len())
+                + written.iter().flatten().map(|value| value.get().len()).sum::<usize>()
                 + named.iter().map(|text| text.as_ref().map_or(0, |text| text.len())).sum::<usize>();
             (role, text_bytes, media, text_bytes + media == 0)
         };
@@ -129,19 +138,32 @@ impl Message {
     }
 
     /// The form in which a stored message goes back to the provider: without what only answers hold.
-    pub fn for_prompt(mut self) -> Self {
-        if self.role == Role::Assistant
-            && let Ok(mut fields) = Fields::parse(self.raw.bytes())
-        {
-            let before = fields.iter().count();
-            for name in NOT_SENT_BACK {
-                fields.remove(name);
-            }
-            if fields.iter().count() < before {
-                self.raw = fields.to_raw();
-            }
+    pub fn for_prompt(self) -> Self {
+        let Some(raw) = self.shortened() else { return self };
+        // What was parsed once can be parsed again; the message weighs less now.
+        Self::parse(raw, 0).unwrap_or(self)
+    }
+
+    /// An assistant's message without what does not go back, if there is any of it.
+    fn shortened(&self) -> Option<Raw> {
+        if self.role != Role::Assistant {
+            return None;
         }
-        self
+        let mut fields = Fields::parse(self.raw.bytes()).ok()?;
+        let before = fields.iter().count();
+        let content = fields.get("content").cloned();
+        fields.drop_nulls();
+        if fields.get("tool_calls").is_some_and(|calls| calls.read::<[(); 0]>().is_ok()) {
+            fields.remove("tool_calls");
+        }
+        let calls = fields.get("tool_calls").is_some();
+        for name in NOT_SENT_BACK.iter().chain(THOUGHTS.iter().filter(|_| !calls)) {
+            fields.remove(name);
+        }
+        if let Some(null) = content.filter(Raw::is_null) {
+            fields.set("content", null);
+        }
+        (fields.iter().count() < before).then(|| fields.to_raw())
     }
 
     /// What identifies the message when a client sends it again: role, content and tool calls.
@@ -225,12 +247,14 @@ fn joined_content(content: Option<&RawValue>) -> (Cow<'_, str>, Vec<Vec<u8>>) {
     if content.get().starts_with('"') {
         return (string(content.get()), Vec::new());
     }
-    let parts: Vec<serde_json::Value> = serde_json::from_str(content.get()).unwrap_or_default();
+    let parts: Vec<Value> = serde_json::from_str(content.get()).unwrap_or_default();
     let (mut text, mut others) = (String::new(), Vec::new());
     for mut part in parts {
         part.sort_all_objects();
         match (part["type"].as_str(), part["text"].as_str()) {
             (Some("text"), Some(piece)) => text.push_str(piece),
+            // As a field of its own it does not count either: many clients drop it.
+            (Some("refusal"), _) => {}
             _ => others.push(part.to_string().into_bytes()),
         }
     }
@@ -239,15 +263,49 @@ fn joined_content(content: Option<&RawValue>) -> (Cow<'_, str>, Vec<Vec<u8>>) {
 
 /// Tool calls by id, name and arguments, whatever else a client adds or leaves out.
 fn normalised_calls(calls: &RawValue) -> Vec<u8> {
-    let calls: serde_json::Value = serde_json::from_str(calls.get()).unwrap_or_default();
-    let one = |call: &serde_json::Value| {
-        let inner = if call["custom"].is_object() { &call["custom"] } else { &call["function"] };
-        let input = if inner["input"].is_string() { &inner["input"] } else { &inner["arguments"] };
-        format!("{}\u{0}{}\u{0}{}\u{0}", call["id"], inner["name"], input)
+    let calls: Value = serde_json::from_str(calls.get()).unwrap_or_default();
+    let one = |call: &Value| {
+        let custom = &call["custom"];
+        let (name, input) = if custom.is_object() {
+            (&custom["name"], custom["input"].to_string())
+        } else {
+            (&call["function"]["name"], normalised_arguments(&call["function"]["arguments"]))
+        };
+        format!("{}\u{0}{name}\u{0}{input}\u{0}", call["id"])
     };
     match calls.as_array() {
         Some(list) => list.iter().map(one).collect::<String>().into_bytes(),
-        None => format!("{}\u{0}{}", calls["name"], calls["arguments"]).into_bytes(),
+        None => format!("{}\u{0}{}", calls["name"], normalised_arguments(&calls["arguments"])).into_bytes(),
+    }
+}
+
+/// A call's arguments, which many clients read and write anew: with other blanks, orders and numbers.
+fn normalised_arguments(arguments: &Value) -> String {
+    let mut read = match arguments.as_str().map(str::trim) {
+        // No arguments at all are written in both ways.
+        Some("") => Value::Object(Map::new()),
+        Some(text) => match serde_json::from_str(text) {
+            Ok(read) => read,
+            Err(_) => return text.to_owned(),
+        },
+        None => arguments.clone(),
+    };
+    read.sort_all_objects();
+    as_doubles(&mut read);
+    read.to_string()
+}
+
+/// Writes every number as JavaScript reads it, where 1 and 1.0 are the same.
+fn as_doubles(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(double) = number.as_f64().and_then(Number::from_f64) {
+                *number = double;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(as_doubles),
+        Value::Object(fields) => fields.values_mut().for_each(as_doubles),
+        _ => {}
     }
 }
 
@@ -284,6 +342,28 @@ mod tests {
     }
 
     #[test]
+    fn a_tool_call_is_recognised_however_its_arguments_are_written() {
+        let call = |arguments: &str| {
+            let call = serde_json::json!({"id": "c", "function": {"name": "f", "arguments": arguments}});
+            print(&serde_json::json!({"role": "assistant", "tool_calls": [call]}).to_string())
+        };
+        let made = call("{\"b\": [1.0, \"caf\u{e9}\"],\n \"a\":1e2}");
+        assert_eq!(made, call(r#"{"a":100,"b":[1,"caf\u00e9"]}"#));
+        assert_ne!(made, call(r#"{"a":101,"b":[1,"caf\u00e9"]}"#));
+        assert_eq!(call(""), call("{}"));
+        assert_eq!(call("{\"broken\": "), call("{\"broken\":"));
+        assert_ne!(call("{\"broken\": "), call("{\"other\": "));
+    }
+
+    #[test]
+    fn a_refusal_is_recognised_in_every_form() {
+        let field = print(r#"{"role":"assistant","content":null,"refusal":"No."}"#);
+        let part = r#"{"role":"assistant","content":[{"type":"refusal","refusal":"No."}]}"#;
+        assert_eq!(field, print(part));
+        assert_eq!(field, print(r#"{"role":"assistant","content":""}"#));
+    }
+
+    #[test]
     fn a_wrong_field_is_named() {
         let param = |text| message(text).expect_err("refused").param;
         assert_eq!(param("{}").as_deref(), Some("messages[3].role"));
@@ -296,9 +376,18 @@ mod tests {
 
     #[test]
     fn what_only_answers_hold_does_not_go_back() {
-        let answer = message(r#"{"role":"assistant","content":"a","reasoning_content":"hm","x":1}"#);
-        let raw = answer.expect("a message").for_prompt().raw;
-        assert_eq!(&raw.bytes()[..], br#"{"role":"assistant","content":"a","x":1}"#);
+        let back = |text| {
+            let sent = message(text).expect("a message").for_prompt();
+            (sent.raw.text().into_owned(), sent.text_bytes)
+        };
+        let answer = r#"{"role":"assistant","content":"a","refusal":null,"tool_calls":[],
+            "annotations":[],"reasoning_content":"hm","x":1}"#;
+        assert_eq!(back(answer), (r#"{"role":"assistant","content":"a","x":1}"#.to_owned(), 1));
+        let call =
+            r#"{"role":"assistant","content":null,"tool_calls":[{"id":"c"}],"reasoning_content":"hm"}"#;
+        assert_eq!(back(call), (call.to_owned(), r#"[{"id":"c"}]"hm""#.len()));
+        let user = r#"{"role":"user","content":"a","name":null}"#;
+        assert_eq!(back(user), (user.to_owned(), 1));
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod openapi;
 mod operator;
 mod provider_faults;
 mod provider_request;
+mod recognition;
 mod session_lifetime;
 mod session_queue;
 mod session_records;
