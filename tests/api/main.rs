@@ -31,6 +31,8 @@ mod errors_of_limits;
 mod errors_of_providers;
 #[cfg(debug_assertions)]
 mod failpoints;
+mod fidelity;
+mod fidelity_answers;
 mod idempotency;
 mod keys;
 mod large_answers;

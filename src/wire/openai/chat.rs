@@ -59,6 +59,8 @@ impl ChatRequest {
     pub fn read(body: &Bytes) -> Result<Self, Error> {
         let mut fields = Fields::parse(body)
             .map_err(|cause| Invalid::json(format!("the body is not a JSON object: {cause}")))?;
+        // Clients write null for what they leave out, and some providers refuse it.
+        fields.drop_nulls();
         let model: Option<String> = take(&mut fields, "model", "a string")?;
         let agent_id: Option<String> = take(&mut fields, "agent_id", "a string")?;
         if let (Some(model), Some(agent)) = (&model, &agent_id)
@@ -232,6 +234,8 @@ pub struct Told {
 pub fn usage(told: &Told, ended: &Ended) -> Raw {
     let own = ended.usage_raw.as_ref().and_then(|raw| Fields::parse(raw.bytes()).ok());
     let mut usage = own.unwrap_or_default();
+    // What the provider asks of the operator is not what the client pays.
+    usage.retain(|name| !name.contains("cost") && name != "balance");
     if usage.get("prompt_tokens").is_none() {
         usage.set("prompt_tokens", Raw::of(&ended.usage.prompt));
     }
@@ -252,35 +256,36 @@ pub fn usage(told: &Told, ended: &Ended) -> Raw {
 fn with_required_keys(choices: &Raw) -> Option<Raw> {
     let list: Vec<&RawValue> = choices.peek().ok()?;
     let mut added = false;
-    let mut complete = |raw: &Raw, names: &[&str]| -> Option<Fields> {
-        let mut fields = Fields::parse(raw.bytes()).ok()?;
-        for name in names {
-            if fields.get(name).is_none() {
-                fields.set(name, Raw::of(&Value::Null));
-                added = true;
-            }
-        }
-        Some(fields)
-    };
     let mut written = Vec::with_capacity(list.len());
-    for text in list {
+    for (at, text) in list.into_iter().enumerate() {
         let raw = Raw::trusted(choices.bytes().slice_ref(text.get().as_bytes()));
-        let mut choice = complete(&raw, &["logprobs", "finish_reason"])?;
-        let message = complete(choice.get("message")?, &["content", "refusal"])?;
+        let mut choice = Fields::parse(raw.bytes()).ok()?;
+        let mut message = Fields::parse(choice.get("message")?.bytes()).ok()?;
+        added |= message.set_if_absent("role", || Raw::of("assistant"));
+        for name in ["content", "refusal"] {
+            added |= message.set_if_absent(name, || Raw::of(&Value::Null));
+        }
+        added |= choice.set_if_absent("index", || Raw::of(&at));
+        for name in ["logprobs", "finish_reason"] {
+            added |= choice.set_if_absent(name, || Raw::of(&Value::Null));
+        }
         choice.set("message", message.to_raw());
         written.push(choice.to_raw().text().into_owned());
     }
     added.then(|| Raw::trusted(format!("[{}]", written.join(","))))
 }
 
+/// When an answer was made, as the provider tells it.
+pub fn created(told: &Raw) -> Option<i64> {
+    told.read().ok().filter(|seconds| *seconds > 0)
+}
+
 /// The whole answer as clients get it. `None` if what the provider sent is no object.
 pub fn answer(told: &Told, ended: &Ended) -> Option<Bytes> {
     let mut fields = Fields::parse(ended.tail.first()?).ok()?;
     fields.set("id", Raw::of(&told.completion));
-    if fields.given("object").is_none() {
-        fields.set("object", Raw::of("chat.completion"));
-    }
-    if fields.given("created").is_none() {
+    fields.set("object", Raw::of("chat.completion"));
+    if fields.get("created").and_then(created).is_none() {
         fields.set("created", Raw::of(&told.created));
     }
     fields.set("model", Raw::of(&told.agent));
