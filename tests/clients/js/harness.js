@@ -66,6 +66,12 @@ export async function startSwitchboard(upstream) {
     account,
     admin,
     call,
+    /** A new account with an agent: its key and the agent's id. */
+    async tenant(settings) {
+      const { key } = await admin('POST', '/admin/accounts', { name: 'tenant', ...settings });
+      const { id } = await call(key, 'POST', '/v2/agents', { name: 'a', model: 'test-model' });
+      return { apiKey: key, model: id };
+    },
     async charges(completionId) {
       const { transactions } = await account('GET', '/v2/billing/transactions?limit=100');
       return transactions.filter((row) => row.kind === 'charge' && row.completion_id === completionId);

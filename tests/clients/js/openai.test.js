@@ -1,4 +1,4 @@
-// The official package against the real server: the newest version, and the last one for Node 20.
+// The official package against the real server: the newest version, the last one for Node 20, and one of November 2025.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
@@ -31,13 +31,9 @@ after(async () => {
 });
 
 /** What the provider saw in its last call, without the instructions. */
-const said = () =>
-  upstream.calls
-    .at(-1)
-    .body.messages.filter(({ role }) => role !== 'system')
-    .map(({ role, content }) => [role, content]);
+const said = () => upstream.calls.at(-1).said;
 
-for (const name of ['openai', 'openai-6']) {
+for (const name of ['openai', 'openai-6', 'openai-2025']) {
   const openai = await import(name);
   const { zodResponseFormat } = await import(`${name}/helpers/zod`);
   const { VERSION } = await import(`${name}/version`);
@@ -206,15 +202,8 @@ for (const name of ['openai', 'openai-6']) {
       });
     }
 
-    /** A new account with an agent. */
-    async function tenant(settings) {
-      const { key } = await server.admin('POST', '/admin/accounts', { name: 'tenant', ...settings });
-      const { id } = await server.call(key, 'POST', '/v2/agents', { name: 'a', model: 'test-model' });
-      return { apiKey: key, model: id };
-    }
-
     test('402 is not retried', async () => {
-      const { apiKey, model } = await tenant({ balance: '0.00001' });
+      const { apiKey, model } = await server.tenant({ balance: '0.00001' });
       let requests = 0;
       const counting = (...request) => {
         requests += 1;
@@ -227,7 +216,7 @@ for (const name of ['openai', 'openai-6']) {
     });
 
     test('429 says when to come back', async () => {
-      const { apiKey, model } = await tenant({ balance: '1.00', limits: { requests_per_minute: 1 } });
+      const { apiKey, model } = await server.tenant({ balance: '1.00', limits: { requests_per_minute: 1 } });
       const limited = connect({ apiKey });
       await limited.chat.completions.create({ model, messages: user('plain') });
       await assert.rejects(limited.chat.completions.create({ model, messages: user('plain') }), (error) => {

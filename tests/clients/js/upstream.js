@@ -14,13 +14,28 @@ const usage = (output) => ({
   total_tokens: PROMPT_TOKENS + output,
 });
 
+/** A message's text, be it a string or in parts. */
+function textOf({ content }) {
+  return Array.isArray(content) ? content.map(({ text }) => text ?? '').join('') : (content ?? '');
+}
+
 /** One request that reached the provider, and the means to answer it. */
 class Call {
   constructor(request, response, body) {
     Object.assign(this, { request, response, body });
     this.last = body.messages.at(-1);
-    this.prompt = this.last.content ?? '';
+    this.prompt = textOf(this.last);
     this.left = once(response, 'close'); // the answer is over, or the caller is gone
+  }
+
+  /** Who spoke, without the instructions. */
+  get roles() {
+    return this.body.messages.map(({ role }) => role).filter((role) => role !== 'system');
+  }
+
+  /** Role and text of each message, without the instructions. */
+  get said() {
+    return this.body.messages.filter(({ role }) => role !== 'system').map((message) => [message.role, textOf(message)]);
   }
 
   json(status, value) {
@@ -70,13 +85,17 @@ class Call {
   }
 }
 
-const lookup = { id: 'call_0', type: 'function', function: { name: 'lookup', arguments: '{"q": "tea"}' } };
+const lookup = (_, n) => ({
+  id: `call_${n}`,
+  type: 'function',
+  function: { name: 'lookup', arguments: '{"q": "tea"}' },
+});
 
 const scripts = {
   plain: (call) => call.answer(WORDS),
   echo: (call, ...words) => call.answer([words.join(' ')]),
   json: (call) => call.answer(['{"city":', ' "Oslo",', ' "degrees":', ' 18}']),
-  tools: (call) => call.answer([], 'tool_calls', [lookup]),
+  tools: (call, count = '1') => call.answer([], 'tool_calls', Array.from({ length: Number(count) }, lookup)),
   status: (call, code) => call.json(Number(code), { error: { message: `refused with ${code}`, type: 'x', code: null } }),
   // Two words, then an error event. Only for streams.
   fail(call) {
@@ -101,7 +120,8 @@ export async function startUpstream() {
     const call = new Call(request, response, JSON.parse(body));
     calls.push(call);
     if (call.last.role === 'tool') {
-      call.answer(['The tool said: ', call.last.content]);
+      const said = call.body.messages.filter(({ role }) => role === 'tool').map(({ content }) => content);
+      call.answer(['The tool said: ', said.join(', ')]);
     } else {
       const [word, ...rest] = call.prompt.split(' ');
       (scripts[word] ?? scripts.plain)(call, ...rest);

@@ -97,6 +97,11 @@ class Switchboard:
         """With the operator's token, where success is expected."""
         return self._expect(self.info["operator_token"], method, path, body)
 
+    def tenant(self, **settings):
+        """A new account with an agent; its key and the agent's id."""
+        key = self.admin("POST", "/admin/accounts", {"name": "tenant"} | settings)["key"]
+        return key, self._expect(key, "POST", "/v2/agents", {"name": "a", "model": "test-model"})["id"]
+
     def balance(self):
         """Available, held and all, in nano-dollars."""
         money = self.account("GET", "/v2/billing/balance")

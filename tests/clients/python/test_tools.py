@@ -68,7 +68,7 @@ def test_streamed_calls(ask):
                 call |= {"id": piece.id, "name": piece.function.name}
             call["arguments"] += piece.function.arguments or ""
     assert finish == "tool_calls"
-    assert calls == {n: {"id": f"call_{n}", "name": "lookup", "arguments": f'{{"q": "tea {n}"}}'} for n in (0, 1)}
+    assert calls == {n: {"id": f"call_{n}", "name": "lookup", "arguments": f'{{"q":"tea {n}"}}'} for n in (0, 1)}
 
 
 def test_stream_helper_with_tools(client, agent):

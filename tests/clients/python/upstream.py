@@ -29,6 +29,17 @@ class Call:
     def prompt(self):
         return text_of(self.messages[-1])
 
+    @property
+    def said(self):
+        """Role and text of each message without the instructions; the names of called tools in the place of text."""
+        spoken = [m for m in self.messages if m["role"] not in ("system", "developer")]
+        names = lambda m: [call["function"]["name"] for call in m.get("tool_calls") or []]
+        return [(m["role"], names(m) or text_of(m)) for m in spoken]
+
+    @property
+    def roles(self):
+        return [role for role, _ in self.said]
+
 
 class Upstream:
     """Listens on 127.0.0.1 and remembers every call."""
@@ -214,7 +225,7 @@ def as_json(it, *_):
 def tools(it, count="1"):
     """Calls `lookup`, once or several times at once."""
     calls = [
-        {"id": f"call_{n}", "type": "function", "function": {"name": "lookup", "arguments": f'{{"q": "tea {n}"}}'}}
+        {"id": f"call_{n}", "type": "function", "function": {"name": "lookup", "arguments": f'{{"q":"tea {n}"}}'}}
         for n in range(int(count))
     ]
     if not it.streams:
