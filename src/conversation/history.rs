@@ -68,7 +68,7 @@ impl History {
                 break;
             }
             let first = self.messages.get(*start).map(|message| message.role);
-            if !matches!(first, Some(Role::Tool | Role::Function)) {
+            if !first.is_some_and(Role::is_result) {
                 (kept, kept_turns) = (*start, count + 1);
             }
         }

@@ -36,6 +36,11 @@ impl Role {
         ("function", Self::Function),
     ];
 
+    /// The result of a call.
+    pub fn is_result(self) -> bool {
+        matches!(self, Self::Tool | Self::Function)
+    }
+
     fn named(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(own, _)| *own == name).map(|(_, role)| *role)
     }
@@ -62,6 +67,8 @@ pub struct Message {
     pub text_bytes: usize,
     /// Images, audio and files.
     pub media: usize,
+    /// Whether it calls tools.
+    pub calls: bool,
     /// Whether there is nothing in it (an answer that was cut before its first token).
     pub empty: bool,
 }
@@ -109,7 +116,7 @@ impl Message {
     /// Names the field that is wrong and what was expected.
     pub fn parse(raw: Raw, at: usize) -> Result<Self, Invalid> {
         let path = |field: &str| format!("messages[{at}]{field}");
-        let (role, text_bytes, media, empty) = {
+        let (role, text_bytes, media, calls) = {
             let peek: Peek<'_> = raw.peek().map_err(|cause| {
                 Invalid::value(path(""), format_args!("expected a message object ({cause})"))
             })?;
@@ -132,16 +139,38 @@ impl Message {
             let text_bytes = content_bytes
                 + written.iter().flatten().map(|value| value.get().len()).sum::<usize>()
                 + named.iter().map(|text| text.as_ref().map_or(0, |text| text.len())).sum::<usize>();
-            (role, text_bytes, media, text_bytes + media == 0)
+            (role, text_bytes, media, calls.is_some())
         };
-        Ok(Self { role, raw, text_bytes, media, empty })
+        Ok(Self { role, raw, text_bytes, media, calls, empty: text_bytes + media == 0 })
+    }
+
+    /// Takes what a provider answered or what is stored: it was taken once, whatever it holds.
+    pub fn stored(raw: Raw) -> Self {
+        #[derive(Deserialize)]
+        struct Bare<'a> {
+            #[serde(borrow)]
+            role: Option<Cow<'a, str>>,
+        }
+        Self::parse(raw.clone(), 0).unwrap_or_else(|_| {
+            let named = raw.peek::<Bare<'_>>().ok().and_then(|bare| Role::named(&bare.role?));
+            let role = named.unwrap_or(Role::Assistant);
+            let text_bytes = raw.bytes().len();
+            Self { role, raw, text_bytes, media: 0, calls: false, empty: false }
+        })
+    }
+
+    /// The message without the tools that it calls; `None` if nothing is left of it.
+    pub fn without_calls(&self) -> Option<Self> {
+        let mut fields = Fields::parse(self.raw.bytes()).ok()?;
+        for name in ["tool_calls", "function_call"].iter().chain(&THOUGHTS) {
+            fields.remove(name);
+        }
+        Some(Self::stored(fields.to_raw())).filter(|message| !message.empty)
     }
 
     /// The form in which a stored message goes back to the provider: without what only answers hold.
     pub fn for_prompt(self) -> Self {
-        let Some(raw) = self.shortened() else { return self };
-        // What was parsed once can be parsed again; the message weighs less now.
-        Self::parse(raw, 0).unwrap_or(self)
+        self.shortened().map_or(self, Self::stored)
     }
 
     /// An assistant's message without what does not go back, if there is any of it.
@@ -388,6 +417,16 @@ mod tests {
         assert_eq!(back(call), (call.to_owned(), r#"[{"id":"c"}]"hm""#.len()));
         let user = r#"{"role":"user","content":"a","name":null}"#;
         assert_eq!(back(user), (user.to_owned(), 1));
+    }
+
+    #[test]
+    fn what_a_provider_answered_is_taken_whatever_it_holds() {
+        for odd in [r#"{"content":[{"type":"thinking"}]}"#, r#"{"role":"assistant","name":7}"#, "{}"] {
+            let stored = Message::stored(Raw::parse(odd).expect("JSON"));
+            assert_eq!((stored.role, stored.text_bytes), (Role::Assistant, odd.len()), "{odd}");
+        }
+        let tool = Message::stored(Raw::parse(r#"{"role":"tool","content":[{"type":"x"}]}"#).expect("JSON"));
+        assert_eq!(tool.role, Role::Tool);
     }
 
     #[test]

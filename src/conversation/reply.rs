@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::conversation::usage::Usage;
-use crate::json::{Key, Raw};
+use crate::json::{Fields, Key, Raw};
 
 /// Bytes that a token is taken to be where nobody counted.
 pub const BYTES_PER_TOKEN: u64 = 4;
@@ -40,6 +40,8 @@ pub enum Chunk {
     Delta,
     /// It tells why a choice ended; everything but the end has been seen of it.
     Finish,
+    /// It tells why one choice ended, and goes on with another.
+    Mixed,
     /// It holds nothing but usage.
     Usage,
     /// The provider reports an error in the place of a chunk.
@@ -89,11 +91,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for DeltaPeek<'a> {
                 let mut delta = DeltaPeek::default();
                 while let Some(Key(name)) = map.next_key()? {
                     match &*name {
-                        "content" => delta.content = map.next_value::<Option<Key<'de>>>()?.map(|text| text.0),
                         "role" => drop(map.next_value::<serde::de::IgnoredAny>()?),
                         _ => {
                             let value: &RawValue = map.next_value()?;
-                            if !matches!(value.get(), "null" | "\"\"" | "[]" | "{}") {
+                            if name == "content" && value.get().starts_with('"') {
+                                let text: Key<'de> =
+                                    serde_json::from_str(value.get()).map_err(A::Error::custom)?;
+                                delta.content = Some(text.0);
+                            } else if !matches!(value.get(), "null" | "\"\"" | "[]" | "{}") {
                                 delta.others.push((name, value));
                             }
                         }
@@ -120,11 +125,14 @@ impl Reply {
             self.told(usage, chunk);
         }
         let choices = peek.choices.unwrap_or_default();
-        let mut kind = if choices.is_empty() { Chunk::Usage } else { Chunk::Delta };
+        let ended = choices.iter().filter(|choice| choice.finish_reason.is_some()).count();
+        let kind = match (ended, choices.len()) {
+            (_, 0) => Chunk::Usage,
+            (0, _) => Chunk::Delta,
+            (ended, all) if ended == all => Chunk::Finish,
+            _ => Chunk::Mixed,
+        };
         for choice in choices {
-            if choice.finish_reason.is_some() {
-                kind = Chunk::Finish;
-            }
             self.absorb_choice(choice)?;
         }
         Ok(kind)
@@ -184,7 +192,7 @@ impl Reply {
             });
         }
         if reply.choices.is_empty() {
-            return Err(serde::de::Error::custom("an answer without choices"));
+            return Err(serde_json::Error::custom("an answer without choices"));
         }
         Ok(reply)
     }
@@ -260,7 +268,7 @@ impl Reply {
 impl Choice {
     fn message(&self) -> Raw {
         if let Some(whole) = &self.whole {
-            return whole.clone();
+            return with_role(whole);
         }
         let mut message = Map::new();
         message.insert("role".to_owned(), "assistant".into());
@@ -277,6 +285,17 @@ impl Choice {
             }
         }
         Raw::of(&message)
+    }
+}
+
+/// A message as it came, if it says whose it is.
+fn with_role(message: &Raw) -> Raw {
+    match Fields::parse(message.bytes()) {
+        Ok(mut fields) if fields.given("role").is_none() => {
+            fields.set("role", Raw::of("assistant"));
+            fields.to_raw()
+        }
+        _ => message.clone(),
     }
 }
 
@@ -389,6 +408,26 @@ mod tests {
         assert_eq!(message["tool_calls"][0]["type"], "function");
         assert_eq!(message["tool_calls"][1]["function"]["name"], "g");
         assert!(message["tool_calls"][0].get("index").is_none());
+    }
+
+    #[test]
+    fn content_in_parts_is_kept() {
+        let mut reply = Reply::default();
+        for content in [r#"[{"type":"thinking","thinking":"hm"}]"#, r#"[{"type":"text","text":"Hi"}]"#] {
+            absorb(&mut reply, &format!(r#"{{"choices":[{{"index":0,"delta":{{"content":{content}}}}}]}}"#));
+        }
+        let message: Value = reply.message().read().expect("JSON");
+        assert_eq!(message["content"][1]["text"], "Hi");
+        assert!(reply.received() && reply.estimated_output() > 0);
+    }
+
+    #[test]
+    fn a_chunk_may_end_one_choice_and_go_on_with_another() {
+        let mut reply = Reply::default();
+        let end = r#"{"index":0,"delta":{},"finish_reason":"stop"}"#;
+        let more = r#"{"index":1,"delta":{"content":"x"},"finish_reason":null}"#;
+        assert_eq!(absorb(&mut reply, &format!(r#"{{"choices":[{end},{more}]}}"#)), Chunk::Mixed);
+        assert_eq!(absorb(&mut reply, &format!(r#"{{"choices":[{end}]}}"#)), Chunk::Finish);
     }
 
     #[test]

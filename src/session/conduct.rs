@@ -157,12 +157,11 @@ async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result
         let damaged =
             |cause: String| Error::Internal(format!("session {} message {}: {cause}", row.id, at + 1));
         let raw = Raw::parse(body).map_err(|cause| damaged(cause.to_string()))?;
-        let message = Message::parse(raw, at).map_err(|cause| damaged(cause.message))?;
         if turn_seq != turn.0 && !turn.1.is_empty() {
             history.push_turn(std::mem::take(&mut turn.1));
         }
         turn.0 = turn_seq;
-        turn.1.push(message);
+        turn.1.push(Message::stored(raw));
     }
     if !turn.1.is_empty() {
         history.push_turn(turn.1);

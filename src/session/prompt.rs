@@ -47,21 +47,32 @@ impl Prompt {
         };
         prompt.messages.extend(instructions);
         // An answer that was cut before its first token says nothing and would only be refused.
-        for message in leading
-            .iter()
-            .copied()
-            .chain(kept.iter().filter(|message| !message.empty))
-            .chain(new.iter().copied())
-        {
-            prompt.messages.push(message.raw.clone());
-            prompt.bytes += message.text_bytes as u64;
-            prompt.media += message.media as u64;
+        let kept: Vec<&Message> = kept.iter().filter(|message| !message.empty).collect();
+        let told: Vec<&Message> = kept.iter().chain(&new).copied().collect();
+        for message in leading {
+            prompt.push(message);
+        }
+        for (at, message) in told.iter().enumerate() {
+            // So would a call that was cut short or given up: nobody will answer it any more.
+            let given_up = at < kept.len()
+                && message.calls
+                && !told.get(at + 1).is_none_or(|next| next.role.is_result());
+            match given_up.then(|| message.without_calls()) {
+                Some(rest) => rest.iter().for_each(|rest| prompt.push(rest)),
+                None => prompt.push(message),
+            }
         }
         for name in READ_BY_MODEL {
             prompt.bytes += turn.fields.given(name).map_or(0, |value| value.bytes().len() as u64);
         }
         prompt.new = new.into_iter().filter(|message| !message.role.is_instruction()).cloned().collect();
         prompt
+    }
+
+    fn push(&mut self, message: &Message) {
+        self.messages.push(message.raw.clone());
+        self.bytes += message.text_bytes as u64;
+        self.media += message.media as u64;
     }
 
     /// The most tokens that it can be: a token of a byte-level vocabulary covers at least one byte.

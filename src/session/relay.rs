@@ -42,6 +42,8 @@ pub struct First {
     pending: Vec<Bytes>,
     tail: Vec<Bytes>,
     usage_chunk: Option<Bytes>,
+    /// Whether all that comes belongs to the end, since it goes on from a chunk that does.
+    held: bool,
     chunks: Option<Chunks>,
 }
 
@@ -49,7 +51,14 @@ impl First {
     /// A whole answer.
     pub fn whole(answer: Bytes) -> Result<Self, UpstreamFailure> {
         let reply = Reply::whole(&answer).map_err(|cause| malformed(&cause))?;
-        Ok(Self { reply, pending: Vec::new(), tail: vec![answer], usage_chunk: None, chunks: None })
+        Ok(Self {
+            reply,
+            pending: Vec::new(),
+            tail: vec![answer],
+            usage_chunk: None,
+            held: false,
+            chunks: None,
+        })
     }
 
     /// The first chunk of a stream.
@@ -59,6 +68,7 @@ impl First {
             pending: Vec::new(),
             tail: Vec::new(),
             usage_chunk: None,
+            held: false,
             chunks: Some(chunks),
         };
         let delta = first.take(chunk)?;
@@ -69,8 +79,12 @@ impl First {
     /// Takes in a chunk; answers it if it goes to the client now. The chunks that tell the end wait for the charge.
     fn take(&mut self, chunk: Bytes) -> Result<Option<Bytes>, UpstreamFailure> {
         match self.reply.absorb(&chunk).map_err(|cause| malformed(&cause))? {
-            Chunk::Delta => return Ok(Some(chunk)),
-            Chunk::Finish => self.tail.push(chunk),
+            Chunk::Delta if !self.held => return Ok(Some(chunk)),
+            Chunk::Delta | Chunk::Finish => self.tail.push(chunk),
+            Chunk::Mixed => {
+                self.held = true;
+                self.tail.push(chunk);
+            }
             Chunk::Usage => self.usage_chunk = Some(chunk),
             Chunk::Error(error) => {
                 let cause = format!("an error event: {}", error.text());
@@ -176,10 +190,10 @@ pub async fn relay(
     };
     let _ = timeout(STALL_LIMIT, events.send(last)).await;
     crate::failpoint::hit("final frame handed over");
-    match Message::parse(reply, 0) {
-        Ok(reply) if committed => Stored::Turn(prompt.new.into_iter().chain([reply]).collect()),
-        _ => Stored::Unknown,
+    if !committed {
+        return Stored::Unknown;
     }
+    Stored::Turn(prompt.new.into_iter().chain([Message::stored(reply)]).collect())
 }
 
 /// The whole answer, for being given again.

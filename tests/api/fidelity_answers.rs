@@ -170,3 +170,23 @@ fn what_the_provider_asks_of_the_operator_is_not_told() {
     assert!(streamed["usage"]["cost"].is_string(), "the account's key sees what it paid");
     app.finish();
 }
+
+#[test]
+fn the_pieces_of_each_choice_stay_in_order_when_one_chunk_ends_another_choice() {
+    let piece =
+        |index: u64, text: &str| json!({"index": index, "delta": {"content": text}, "finish_reason": null});
+    let end = |index: u64| json!({"index": index, "delta": {}, "finish_reason": "stop"});
+    let app = App::answering(streamed(&[
+        json!({"choices": [piece(0, "a"), piece(1, "1")]}),
+        json!({"choices": [end(0), piece(1, "2")]}),
+        json!({"choices": [piece(1, "3")]}),
+        json!({"choices": [end(1)]}),
+    ]));
+    let came = chunks(&app, json!({"n": 2}));
+    let choices = came.iter().flat_map(|chunk| chunk["choices"].as_array().cloned().unwrap_or_default());
+    let second = choices.filter(|choice| choice["index"] == 1);
+    let text: String =
+        second.filter_map(|choice| choice["delta"]["content"].as_str().map(str::to_owned)).collect();
+    assert_eq!(text, "123");
+    app.finish();
+}

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::script::Reply;
+use crate::script::{Fault, Reply, Script};
 
 const ARGUMENTS: [&str; 2] = ["{\"q\": \"caf\u{e9}\", ", "\"n\": 1.0}"];
 
@@ -174,10 +174,78 @@ fn an_answer_with_nothing_but_a_refusal_is_recognised() {
         json!({"role": "assistant", "content": "", "refusal": null}),
     ];
     for form in forms {
-        let app = App::answering(crate::script::Script::garbage(&body.to_string()));
+        let app = App::answering(Script::garbage(&body.to_string()));
         ask(&app, false, &[question()]);
         let again = json!({"role": "user", "content": "Why?"});
         assert_eq!(ask(&app, false, &[question(), form, again]), Some(2));
+        app.finish();
+    }
+}
+
+#[test]
+fn an_answer_in_a_form_of_its_own_is_remembered() {
+    let parts = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Hi"}]);
+    let messages = [json!({"content": "Hi"}), json!({"role": "assistant", "content": parts}), json!({})];
+    for message in messages {
+        let mut app = App::start();
+        let body = json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
+        app.upstream.next(Script::garbage(&body.to_string()));
+        ask(&app, false, &[question()]);
+        for _ in 0..2 {
+            ask(&app, false, &[json!({"role": "user", "content": "And?"})]);
+            let came = seen(&app);
+            assert_eq!(came[0], question());
+            if message["content"].is_null() {
+                assert_eq!(came[1]["role"], "user", "an answer of nothing is sent back");
+            } else {
+                assert_eq!(came[1], json!({"role": "assistant", "content": message["content"]}));
+            }
+            // The same from the store as from memory.
+            app.restart();
+        }
+        app.finish();
+    }
+}
+
+#[test]
+fn a_streamed_answer_in_parts_is_remembered() {
+    let app = App::start();
+    let chunks = [json!([{"type": "thinking", "thinking": "hm"}]), json!([{"type": "text", "text": "Hi"}])]
+        .map(|content| {
+            let choice = json!({"index": 0, "delta": {"content": content}, "finish_reason": null});
+            format!("data: {}\n\n", json!({"choices": [choice]}))
+        });
+    let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let headers = vec![("Content-Type".to_owned(), "text/event-stream".to_owned())];
+    app.upstream.next(Script::Raw {
+        status: 200,
+        headers,
+        body: format!("{}data: {end}\n\ndata: [DONE]\n\n", chunks.concat()),
+    });
+    ask(&app, true, &[question()]);
+    ask(&app, true, &[json!({"role": "user", "content": "And?"})]);
+    let parts = json!([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Hi"}]);
+    assert_eq!(seen(&app)[1], json!({"role": "assistant", "content": parts}));
+    app.finish();
+}
+
+#[test]
+fn a_call_that_nobody_answered_does_not_spoil_the_session() {
+    let cut = Reply::says(&["Let me look. "])
+        .and_calls("call_1", "lookup", &["{\"q\": ", "\"tea\"}"])
+        .fault_after(3, Fault::HangUp);
+    let given_up = Reply::calls("call_1", "lookup", &["{}"]);
+    for (reply, left) in [(cut, Some("Let me look. ")), (given_up, None)] {
+        let app = App::start();
+        app.upstream.next(reply);
+        let body = app.saying("Tea?", json!({"session_id": "mine", "stream": true}));
+        app.chat_call(&body).open().ok().rest();
+        app.settled();
+        let never_mind = json!({"role": "user", "content": "Never mind."});
+        ask(&app, false, std::slice::from_ref(&never_mind));
+        let said = left.map(|text| json!({"role": "assistant", "content": text}));
+        let expected: Vec<Value> = [question()].into_iter().chain(said).chain([never_mind]).collect();
+        assert_eq!(seen(&app), expected);
         app.finish();
     }
 }
