@@ -179,12 +179,27 @@ for (const name of ['openai', 'openai-6', 'openai-2025']) {
     const failing = (content, more) => () => ask(content, more);
     const as = (key) => () =>
       connect({ apiKey: key() }).chat.completions.create({ model: agent, messages: user('plain') });
+    const archived = async () => {
+      const { session_id } = await ask('plain');
+      await server.account('PATCH', `/v2/sessions/${session_id}`, { status: 'archived' });
+      return ask('plain', { session_id });
+    };
+    const mismatch = async () => {
+      const options = { headers: { 'Idempotency-Key': `mismatch ${VERSION}` } };
+      await ask('plain once', {}, options);
+      return ask('plain twice', {}, options);
+    };
     const errors = [
       ['BadRequestError', 400, undefined, () => ask('plain', { messages: [] })],
       ['BadRequestError', 400, undefined, failing('status 400')],
       ['AuthenticationError', 401, 'invalid_api_key', as(() => 'sk-unknown')],
       ['PermissionDeniedError', 403, 'key_scope', as(() => server.info.operator_token)],
       ['NotFoundError', 404, 'model_not_found', failing('plain', { model: 'ag_00000000_0000' })],
+      ['APIError', 405, 'method_not_allowed', () => client.chat.completions.list()],
+      ['APIError', 410, 'session_closed', archived],
+      ['APIError', 415, 'unsupported_media_type', () => ask('plain', {}, { headers: { 'Content-Type': 'text/plain' } })],
+      ['UnprocessableEntityError', 422, 'idempotency_mismatch', mismatch],
+      ['NotFoundError', 404, 'not_found', () => client.embeddings.create({ model: 'x', input: 'y' })],
       ['APIError', 413, 'request_too_large', failing('x'.repeat(21_000_000))],
       ['InternalServerError', 502, 'upstream_auth', failing('status 401')],
       ['InternalServerError', 502, 'upstream_refused', failing('status 500', { stream: true })],

@@ -261,6 +261,49 @@ def choices(it, *_):
     it.close_stream(2 * count)
 
 
+def bare(it, *_):
+    """What a provider sends that leaves out all that it can."""
+    if not it.streams:
+        it.json(200, {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]})
+        return
+    it.open_stream()
+    it.event({"choices": [{"delta": {"content": "Hi"}}]})
+    it.event({"choices": [{"finish_reason": "stop"}]})
+    it.wfile.write(b"0\r\n\r\n")
+
+
+def interleaved(it, *_):
+    """Two choices at once, both in one chunk."""
+    if not it.streams:
+        it.completion([choice("one", index=0), choice("two", "length", index=1)], 2)
+        return
+    it.open_stream()
+    for texts in (("", ""), ("o", "t"), ("ne", "wo")):
+        pieces = [{"index": n, "delta": {"content": text}, "finish_reason": None} for n, text in enumerate(texts)]
+        it.event(envelope("chat.completion.chunk") | {"choices": pieces})
+    it.delta({}, "length", index=1)
+    it.delta({}, "stop", index=0)
+    it.close_stream(2)
+
+
+def refusal(it, *_):
+    it.answer([], "stop", refusal="I cannot do that.", content=None)
+
+
+def cited(it, *_):
+    """Everything that OpenAI's answers may hold beside text."""
+    where = {"type": "url_citation", "url_citation": {"start_index": 0, "end_index": 5, "title": "t", "url": "https://x.test"}}
+    if it.streams:
+        it.answer(WORDS)
+        return
+    whole = envelope("chat.completion") | {"choices": [choice(TEXT, annotations=[where])], "service_tier": "default"}
+    counts = usage(4) | {
+        "prompt_tokens_details": {"cached_tokens": 2, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 1, "accepted_prediction_tokens": 0},
+    }
+    it.json(200, whole | {"usage": counts})
+
+
 def logprobs(it, *_):
     scores = {"content": [{"token": "Hi", "logprob": -0.25, "bytes": [72, 105], "top_logprobs": []}], "refusal": None}
     if not it.streams:
@@ -279,9 +322,9 @@ def status(it, code, *_):
     it.json(int(code), {"error": {"message": f"refused with {code}", "type": "x", "param": "temperature", "code": None}}, **more)
 
 
-def garbage(it, *_):
+def garbage(it, *after):
     if it.streams:
-        it.open_stream()
+        two_words(it) if after else it.open_stream()
         it.event(b"{this is not json")
         it.wfile.write(b"0\r\n\r\n")
     else:
@@ -325,6 +368,10 @@ SCRIPTS = {
     "json": as_json,
     "tools": tools,
     "choices": choices,
+    "bare": bare,
+    "interleaved": interleaved,
+    "refusal": refusal,
+    "cited": cited,
     "logprobs": logprobs,
     "status": status,
     "garbage": garbage,
