@@ -1,6 +1,7 @@
 //! What a conversation is made of: plain data, without actix or diesel.
 
 pub mod agent;
+pub mod chunk;
 pub mod history;
 pub mod message;
 pub mod reply;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout, timeout_at};
 
+use crate::conversation::chunk::Completer;
 use crate::conversation::message::Message;
 use crate::conversation::reply::{Chunk, Reply};
 use crate::conversation::turn::{Completeness, Turn};
@@ -44,6 +45,7 @@ pub struct First {
     usage_chunk: Option<Bytes>,
     /// Whether all that comes belongs to the end, since it goes on from a chunk that does.
     held: bool,
+    completer: Completer,
     chunks: Option<Chunks>,
 }
 
@@ -57,6 +59,7 @@ impl First {
             tail: vec![answer],
             usage_chunk: None,
             held: false,
+            completer: Completer::default(),
             chunks: None,
         })
     }
@@ -69,6 +72,7 @@ impl First {
             tail: Vec::new(),
             usage_chunk: None,
             held: false,
+            completer: Completer::default(),
             chunks: Some(chunks),
         };
         let delta = first.take(chunk)?;
@@ -78,6 +82,7 @@ impl First {
 
     /// Takes in a chunk; answers it if it goes to the client now. The chunks that tell the end wait for the charge.
     fn take(&mut self, chunk: Bytes) -> Result<Option<Bytes>, UpstreamFailure> {
+        let chunk = self.completer.complete(chunk);
         match self.reply.absorb(&chunk).map_err(|cause| malformed(&cause))? {
             Chunk::Delta if !self.held => return Ok(Some(chunk)),
             Chunk::Delta | Chunk::Finish => self.tail.push(chunk),
@@ -177,7 +182,7 @@ pub async fn relay(
         (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(error),
         (Ok(closed), None) => TurnEvent::Ended(Box::new(Ended {
             tail: std::mem::take(&mut first.tail),
-            usage_chunk: first.usage_chunk.take(),
+            usage_chunk: first.usage_chunk.take().or_else(|| Some(first.completer.chunk_of(b"[]"))),
             usage: closed.usage,
             usage_raw: first.reply.usage_raw().filter(|_| source == UsageSource::Upstream).cloned(),
             charged: closed.charged,
@@ -272,8 +277,9 @@ impl Reading<'_> {
                 Ok(None) => {}
                 Ok(Some(delta)) => {
                     if self.first.reply.output_floor() > self.ceiling {
-                        let cut = br#"{"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]}"#;
-                        self.first.tail.push(Bytes::from_static(cut));
+                        let cut = br#"[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]"#;
+                        let cut = self.first.completer.chunk_of(cut);
+                        self.first.tail.push(cut);
                         return End::Ceiling;
                     }
                     if let Err(end) = pass(events, delta).await {

@@ -276,7 +276,7 @@ fn with_required_keys(choices: &Raw) -> Option<Raw> {
 }
 
 /// When an answer was made, as the provider tells it.
-pub fn created(told: &Raw) -> Option<i64> {
+fn created(told: &Raw) -> Option<i64> {
     told.read().ok().filter(|seconds| *seconds > 0)
 }
 

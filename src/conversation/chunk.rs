@@ -1,0 +1,213 @@
+//! Chunks of any provider, with what OpenAI requires of each where a provider leaves it out or does it differently.
+
+use bytes::Bytes;
+use memchr::memmem;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::json::{Fields, ObjectWriter, Raw};
+
+/// Completes the chunks of one stream. Nearly all are complete, so each is only searched before it is read.
+#[derive(Debug, Default)]
+pub struct Completer {
+    /// When the stream was made, as its first chunk tells it; some providers tell the time of each chunk.
+    created: Created,
+    /// How many tool calls each choice has so far.
+    calls: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, Default)]
+enum Created {
+    #[default]
+    Unknown,
+    /// The first chunk tells none.
+    Untold,
+    Told(Raw),
+}
+
+impl Completer {
+    /// The chunk as OpenAI would send it. What is no object is left to who reads it.
+    pub fn complete(&mut self, chunk: Bytes) -> Bytes {
+        if matches!(self.created, Created::Unknown) {
+            let told = Fields::parse(&chunk).ok().and_then(|fields| fields.get("created").cloned());
+            let whole = told.filter(|told| told.read::<i64>().is_ok_and(|seconds| seconds > 0));
+            self.created = whole.map_or(Created::Untold, Created::Told);
+        }
+        if self.tells_the_time(&chunk) && is_complete(&chunk) {
+            return chunk;
+        }
+        self.completed(&chunk).map_or(chunk, |complete| complete.bytes().clone())
+    }
+
+    /// A chunk of ours with these choices.
+    pub fn chunk_of(&self, choices: &[u8]) -> Bytes {
+        let mut chunk = ObjectWriter::with_capacity(choices.len() + 40);
+        if let Created::Told(created) = &self.created {
+            chunk.field("created", created.bytes());
+        }
+        chunk.field("choices", choices);
+        chunk.finish()
+    }
+
+    fn tells_the_time(&self, chunk: &[u8]) -> bool {
+        let Some(at) = memmem::find(chunk, b"\"created\"") else {
+            return matches!(self.created, Created::Untold);
+        };
+        let Created::Told(created) = &self.created else { return false };
+        let told = after_colon(&chunk[at + "\"created\"".len()..]);
+        let rest = told.strip_prefix(&created.bytes()[..]).map(<[u8]>::trim_ascii_start);
+        rest.is_some_and(|rest| rest.starts_with(b",") || rest.starts_with(b"}"))
+    }
+
+    fn completed(&mut self, chunk: &Bytes) -> Option<Raw> {
+        let mut fields = Fields::parse(chunk).ok()?;
+        match &self.created {
+            Created::Told(created) => fields.set("created", created.clone()),
+            Created::Untold | Created::Unknown => drop(fields.remove("created")),
+        }
+        let list: Vec<&RawValue> = match fields.given("choices") {
+            Some(choices) => choices.peek().ok()?,
+            None => Vec::new(),
+        };
+        let choices: Vec<Fields> = list
+            .into_iter()
+            .enumerate()
+            .map(|(at, choice)| self.choice(at, choice))
+            .collect::<Option<_>>()?;
+        let choices: Vec<String> = choices.iter().map(|choice| choice.to_raw().text().into_owned()).collect();
+        fields.set("choices", Raw::trusted(format!("[{}]", choices.join(","))));
+        Some(fields.to_raw())
+    }
+
+    fn choice(&mut self, at: usize, text: &RawValue) -> Option<Fields> {
+        let mut choice = Fields::parse(&Bytes::copy_from_slice(text.get().as_bytes())).ok()?;
+        choice.set_if_absent("index", || Raw::of(&at));
+        if choice.given("delta").is_none() {
+            choice.set("delta", Raw::trusted(&b"{}"[..]));
+        }
+        choice.set_if_absent("finish_reason", || Raw::of(&Value::Null));
+        let index = choice.get("index").and_then(|index| index.read().ok()).unwrap_or(0);
+        if let Some(delta) = choice.get("delta").and_then(|delta| self.with_numbered_calls(index, delta)) {
+            choice.set("delta", delta);
+        }
+        Some(choice)
+    }
+
+    /// The delta with an index on each of its tool calls: one with an id is a further call, others go on with the last.
+    fn with_numbered_calls(&mut self, choice: u64, delta: &Raw) -> Option<Raw> {
+        let mut delta = Fields::parse(delta.bytes()).ok()?;
+        let list: Vec<&RawValue> = delta.given("tool_calls")?.peek().ok()?;
+        let count = match self.calls.iter().position(|(own, _)| *own == choice) {
+            Some(at) => &mut self.calls[at].1,
+            None => &mut self.calls.push_mut((choice, 0)).1,
+        };
+        let mut numbered = Vec::with_capacity(list.len());
+        for text in list {
+            let mut call = Fields::parse(&Bytes::copy_from_slice(text.get().as_bytes())).ok()?;
+            let told = call.get("index").and_then(|index| index.read::<u64>().ok());
+            let begins = call.given("id").is_some_and(|id| &id.bytes()[..] != b"\"\"");
+            let index = told.unwrap_or(if begins { *count } else { count.saturating_sub(1) });
+            *count = (*count).max(index.saturating_add(1));
+            call.set("index", Raw::of(&index));
+            numbered.push(call.to_raw().text().into_owned());
+        }
+        delta.set("tool_calls", Raw::trusted(format!("[{}]", numbered.join(","))));
+        Some(delta.to_raw())
+    }
+}
+
+/// Whether a chunk seems to have every key. Inside of strings quotes are escaped, so nothing there is taken for a key.
+fn is_complete(chunk: &[u8]) -> bool {
+    let has = |key: &str| memmem::find(chunk, key.as_bytes()).is_some();
+    let Some(choices) = memmem::find(chunk, b"\"choices\"") else { return false };
+    if after_colon(&chunk[choices + "\"choices\"".len()..]).starts_with(b"[]") {
+        return true;
+    }
+    let choices = [r#""index""#, r#""delta""#, r#""finish_reason""#].into_iter().all(has);
+    // One index is the choice's own.
+    choices && (!calls_tools(chunk) || memmem::find_iter(chunk, r#""index""#).nth(1).is_some())
+}
+
+fn calls_tools(chunk: &[u8]) -> bool {
+    const CALLS: &[u8] = b"\"tool_calls\"";
+    memmem::find_iter(chunk, CALLS).any(|at| {
+        let value = after_colon(&chunk[at + CALLS.len()..]);
+        value.strip_prefix(b"[").is_some_and(|list| list.trim_ascii_start().starts_with(b"{"))
+    })
+}
+
+fn after_colon(text: &[u8]) -> &[u8] {
+    let text = text.trim_ascii_start();
+    text.strip_prefix(b":").unwrap_or(text).trim_ascii_start()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(completer: &mut Completer, chunk: &str) -> String {
+        let chunk = completer.complete(Bytes::from(chunk.to_owned()));
+        String::from_utf8(chunk.to_vec()).expect("text")
+    }
+
+    #[test]
+    fn a_complete_chunk_is_left_as_it_is() {
+        let mut completer = Completer::default();
+        for chunk in [
+            r#"{ "created": 5,"choices":[ {"index":0,"delta":{"tool_calls":[]},"finish_reason":null} ]}"#,
+            r#"{"choices":[{"index":0,"delta":{"tool_calls": [ {"index":0}]},"finish_reason":null}],"created":5}"#,
+            r#"{"created":5 ,"choices" : [],"usage":{}}"#,
+        ] {
+            assert_eq!(complete(&mut completer, chunk), chunk);
+        }
+    }
+
+    #[test]
+    fn a_choice_gets_the_keys_that_its_provider_left_out() {
+        let mut completer = Completer::default();
+        assert_eq!(
+            complete(
+                &mut completer,
+                r#"{"choices":[{"delta":{"content":"\"index\""}},{"index":7,"delta":null}]}"#
+            ),
+            r#"{"choices":[{"delta":{"content":"\"index\""},"index":0,"finish_reason":null},{"index":7,"delta":{},"finish_reason":null}]}"#
+        );
+        assert_eq!(complete(&mut completer, "{}"), r#"{"choices":[]}"#);
+        assert_eq!(complete(&mut completer, "no object"), "no object");
+    }
+
+    #[test]
+    fn a_stream_was_made_at_one_time() {
+        let mut completer = Completer::default();
+        assert_eq!(
+            complete(&mut completer, r#"{"created":5,"choices":[]}"#),
+            r#"{"created":5,"choices":[]}"#
+        );
+        for other in ["6", "55", "\"5\"", "5.5"] {
+            let chunk = format!(r#"{{"choices":[],"created":{other}}}"#);
+            assert_eq!(complete(&mut completer, &chunk), r#"{"choices":[],"created":5}"#);
+        }
+        assert_eq!(complete(&mut completer, r#"{"choices":[]}"#), r#"{"choices":[],"created":5}"#);
+        assert_eq!(&completer.chunk_of(b"[]")[..], br#"{"created":5,"choices":[]}"#);
+        let mut untold = Completer::default();
+        assert_eq!(complete(&mut untold, r#"{"created":0,"choices":[]}"#), r#"{"choices":[]}"#);
+        assert_eq!(&untold.chunk_of(b"[]")[..], br#"{"choices":[]}"#);
+    }
+
+    #[test]
+    fn a_tool_call_gets_the_index_that_its_provider_left_out() {
+        let mut completer = Completer::default();
+        let indexes = |completer: &mut Completer, calls: &str| -> Vec<u64> {
+            let chunk = format!(
+                r#"{{"choices":[{{"index":0,"delta":{{"tool_calls":{calls}}},"finish_reason":null}}]}}"#
+            );
+            let chunk: Value = serde_json::from_str(&complete(completer, &chunk)).expect("JSON");
+            let calls = chunk["choices"][0]["delta"]["tool_calls"].as_array().cloned().unwrap_or_default();
+            calls.iter().filter_map(|call| call["index"].as_u64()).collect()
+        };
+        assert_eq!(indexes(&mut completer, r#"[{"id":"a","function":{}}]"#), [0]);
+        assert_eq!(indexes(&mut completer, r#"[{"function":{"arguments":"{}"}}]"#), [0]);
+        assert_eq!(indexes(&mut completer, r#"[{"id":"b"},{"id":"c"}]"#), [1, 2]);
+        assert_eq!(indexes(&mut completer, r#"[{"id":"","function":{"arguments":"{}"}}]"#), [2]);
+    }
+}
