@@ -4,7 +4,9 @@
 //! answers as `chat.completion` objects, in the bytes they came in where nothing had to be translated.
 
 mod demo;
+mod http;
 pub mod openai;
+mod refusal;
 mod sse;
 
 use std::rc::Rc;

@@ -1,0 +1,98 @@
+//! What a provider's refusal means for the client, told so that nothing of the operator's leaks.
+
+use std::time::Duration;
+
+use awc::http::StatusCode;
+use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::error::{UpstreamFailure, UpstreamKind};
+
+/// An answer whose status is no success.
+pub struct Refusal {
+    /// Its status.
+    pub status: StatusCode,
+    /// How long the provider asks to wait.
+    pub retry_after: Option<Duration>,
+    /// What it says.
+    pub body: Bytes,
+}
+
+/// What no client may read: the operator's key and the model's real name.
+pub struct Secrets(Option<SecretString>);
+
+#[derive(Default, Deserialize)]
+struct Told {
+    #[serde(default, deserialize_with = "lenient_object")]
+    error: Option<Map<String, Value>>,
+    message: Option<Value>,
+    detail: Option<Value>,
+}
+
+impl Refusal {
+    /// What it means for the client.
+    pub fn failure(&self, secrets: &Secrets, model: &str) -> UpstreamFailure {
+        let told: Option<Told> = serde_json::from_slice(&self.body).ok();
+        let told = told.unwrap_or_default();
+        let error = told.error.unwrap_or_default();
+        let body = String::from_utf8_lossy(&self.body);
+        let cause = format!("status {}: {}", self.status, secrets.hidden(&body, ""));
+        let kind = match self.status.as_u16() {
+            400 | 413 | 415 | 422 => {
+                UpstreamKind::BadRequest { code: text(error.get("code")), param: text(error.get("param")) }
+            }
+            401 | 403 => UpstreamKind::Auth,
+            408 | 504 => UpstreamKind::Timeout,
+            429 | 503 | 529 => UpstreamKind::Unavailable { retry_after: self.retry_after },
+            _ => UpstreamKind::Refused,
+        };
+        let mut failure = UpstreamFailure::new(kind, cause);
+        if matches!(failure.kind, UpstreamKind::BadRequest { .. }) {
+            let message =
+                text(error.get("message")).or(text(told.message.as_ref())).or(text(told.detail.as_ref()));
+            if let Some(message) = message {
+                failure.message = secrets.hidden(&message, model);
+            }
+        }
+        failure
+    }
+}
+
+impl Secrets {
+    /// The operator's key, if there is one.
+    pub fn new(api_key: Option<SecretString>) -> Self {
+        Self(api_key)
+    }
+
+    /// The provider's words without the operator's key and without the model's real name.
+    pub fn hidden(&self, text: &str, model: &str) -> String {
+        let mut clean = text.to_owned();
+        if let Some(key) = self.0.as_ref().map(ExposeSecret::expose_secret)
+            && !key.is_empty()
+        {
+            clean = clean.replace(key, "***");
+        }
+        if model.is_empty() { clean } else { clean.replace(model, "the model") }
+    }
+}
+
+/// `{"error": {...}}` as OpenAI writes it, or `{"error": "text"}` as others do.
+fn lenient_object<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Map<String, Value>>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Object(fields) => Some(fields),
+        Value::String(message) => Some([("message".to_owned(), message.into())].into_iter().collect()),
+        _ => None,
+    })
+}
+
+fn text(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
