@@ -13,7 +13,7 @@ pub use args::ServeArgs;
 use file::Table;
 
 use crate::audit;
-use crate::provider::{OutputField, ProviderConfig, ProviderKind, Timeouts};
+use crate::provider::{OutputField, ProviderConfig, ProviderKind, Timeouts, anthropic};
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
 use crate::webhook::Delivery;
 
@@ -218,6 +218,13 @@ fn provider_table(provider: &ProviderConfig) -> toml::Table {
             }
             table.insert("output_field".into(), output_field.as_str().into());
         }
+        ProviderKind::Anthropic { base_url, api_key } => {
+            table.insert("kind".into(), "anthropic".into());
+            table.insert("base_url".into(), base_url.clone().into());
+            if api_key.is_some() {
+                table.insert("api_key".into(), "***".into());
+            }
+        }
     }
     table.insert("model".into(), provider.model.clone().into());
     let timeouts = provider.timeouts;
@@ -275,14 +282,8 @@ fn provider_from_file(table: &mut Table, faults: &mut Vec<String>) -> Option<Pro
     let kind = match kind.as_deref() {
         Some("demo") => ProviderKind::Demo,
         None | Some("openai") => {
-            let url = table.text("base_url", faults).unwrap_or_else(|| {
-                faults.push(format!("{at}.base_url: is required"));
-                String::new()
-            });
-            if !url.is_empty() {
-                check_url(&format!("{at}.base_url"), &url, faults);
-            }
-            let key = table.text("api_key", faults).or_else(|| key_from_environment(table, &at, faults));
+            let url = base_url(table, None, faults);
+            let key = api_key(table, faults);
             let field = match table.text("output_field", faults).as_deref() {
                 None => None,
                 Some("max_tokens") => Some(OutputField::MaxTokens),
@@ -295,8 +296,14 @@ fn provider_from_file(table: &mut Table, faults: &mut Vec<String>) -> Option<Pro
             };
             openai_kind(&url, key.as_deref(), field)
         }
+        Some("anthropic") => {
+            let base_url =
+                base_url(table, Some(anthropic::BASE_URL), faults).trim_end_matches('/').to_owned();
+            let api_key = api_key(table, faults).filter(|key| !key.is_empty()).map(Into::into);
+            ProviderKind::Anthropic { base_url, api_key }
+        }
         Some(other) => {
-            faults.push(format!("{at}.kind: expected openai or demo, found `{other}`"));
+            faults.push(format!("{at}.kind: expected openai, anthropic or demo, found `{other}`"));
             return None;
         }
     };
@@ -310,10 +317,27 @@ fn provider_from_file(table: &mut Table, faults: &mut Vec<String>) -> Option<Pro
     Some(ProviderConfig { name: name?, kind, model: model?, timeouts })
 }
 
-fn key_from_environment(table: &mut Table, at: &str, faults: &mut Vec<String>) -> Option<String> {
+/// Where a provider is; the `usual` place where the file does not say.
+fn base_url(table: &mut Table, usual: Option<&str>, faults: &mut Vec<String>) -> String {
+    let at = format!("{}.base_url", table.at());
+    let Some(url) = table.text("base_url", faults) else {
+        if usual.is_none() {
+            faults.push(format!("{at}: is required"));
+        }
+        return usual.unwrap_or_default().to_owned();
+    };
+    check_url(&at, &url, faults);
+    url
+}
+
+/// A provider's key, from the file itself or from a variable that it names.
+fn api_key(table: &mut Table, faults: &mut Vec<String>) -> Option<String> {
+    if let Some(key) = table.text("api_key", faults) {
+        return Some(key);
+    }
     let variable = table.text("api_key_env", faults)?;
     std::env::var(&variable).ok().filter(|key| !key.is_empty()).or_else(|| {
-        faults.push(format!("{at}.api_key_env: the environment has no `{variable}`"));
+        faults.push(format!("{}.api_key_env: the environment has no `{variable}`", table.at()));
         None
     })
 }

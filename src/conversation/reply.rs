@@ -20,6 +20,7 @@ pub const BYTES_PER_TOKEN: u64 = 4;
 pub struct Reply {
     choices: Vec<Choice>,
     usage: Option<(Usage, Raw)>,
+    prompt_told: Option<Usage>,
     pieces: u64,
     content_bytes: u64,
 }
@@ -139,8 +140,12 @@ impl Reply {
     }
 
     fn told(&mut self, usage: &RawValue, within: &Bytes) {
-        if let Some(read) = read_usage(usage.get()) {
-            self.usage = Some((read, Raw::trusted(within.slice_ref(usage.get().as_bytes()))));
+        match read_usage(usage.get()) {
+            Some(Counted::All(read)) => {
+                self.usage = Some((read, Raw::trusted(within.slice_ref(usage.get().as_bytes()))));
+            }
+            Some(Counted::Prompt(read)) => self.prompt_told = Some(read),
+            None => {}
         }
     }
 
@@ -220,6 +225,11 @@ impl Reply {
     /// What the provider counted.
     pub fn usage(&self) -> Option<Usage> {
         self.usage.as_ref().map(|(usage, _)| *usage)
+    }
+
+    /// What the provider counted of the prompt before it began to answer. That alone is nothing received.
+    pub fn prompt_told(&self) -> Option<Usage> {
+        self.prompt_told
     }
 
     /// What the provider counted, in its own words.
@@ -345,13 +355,20 @@ fn text_bytes(fields: &Map<String, Value>) -> u64 {
     weighed.map(|(_, value)| weigh(value)).sum()
 }
 
+/// How much of an answer is counted.
+enum Counted {
+    All(Usage),
+    /// The count of the answer is `null`: it is yet to come.
+    Prompt(Usage),
+}
+
 /// Usage as OpenAI and its likes tell it. `None` if a number is missing, negative or no integer.
-fn read_usage(text: &str) -> Option<Usage> {
+fn read_usage(text: &str) -> Option<Counted> {
     #[derive(Deserialize)]
     struct Told {
         prompt_tokens: u64,
-        #[serde(default)]
-        completion_tokens: u64,
+        #[serde(default = "nothing")]
+        completion_tokens: Option<u64>,
         prompt_tokens_details: Option<Details>,
         prompt_cache_hit_tokens: Option<u64>,
     }
@@ -359,10 +376,14 @@ fn read_usage(text: &str) -> Option<Usage> {
     struct Details {
         cached_tokens: Option<u64>,
     }
+    fn nothing() -> Option<u64> {
+        Some(0)
+    }
     let told: Told = serde_json::from_str(text).ok()?;
     let cached = told.prompt_tokens_details.and_then(|details| details.cached_tokens);
     let cached = cached.or(told.prompt_cache_hit_tokens).unwrap_or(0).min(told.prompt_tokens);
-    Some(Usage { prompt: told.prompt_tokens, cached, output: told.completion_tokens })
+    let usage = Usage { prompt: told.prompt_tokens, cached, output: told.completion_tokens.unwrap_or(0) };
+    Some(if told.completion_tokens.is_some() { Counted::All(usage) } else { Counted::Prompt(usage) })
 }
 
 #[cfg(test)]
@@ -439,6 +460,18 @@ mod tests {
             absorb(&mut reply, &chunk);
             assert_eq!(reply.usage(), None, "{usage}");
         }
+    }
+
+    #[test]
+    fn a_count_of_the_prompt_alone_is_nothing_received() {
+        let mut reply = Reply::default();
+        absorb(
+            &mut reply,
+            r#"{"choices":[{"delta":{"role":"assistant","content":""}}],"usage":{"prompt_tokens":9,"completion_tokens":null}}"#,
+        );
+        assert_eq!(reply.prompt_told(), Some(Usage { prompt: 9, cached: 0, output: 0 }));
+        assert_eq!(reply.usage(), None);
+        assert!(!reply.received());
     }
 
     #[test]

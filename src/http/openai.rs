@@ -143,6 +143,7 @@ pub fn into_turn(
     }
     if let Some(route) = routes.find(&agent.definition.model) {
         routes.check_price(&route, &chat.fields)?;
+        routes.check_messages(&route, &chat.messages)?;
     }
     let named = chat.session.or(in_header);
     let named_by = if named.is_some() { NamedBy::Client } else { NamedBy::Nobody };

@@ -3,6 +3,7 @@
 //! Whatever a provider speaks, chunks leave this room as OpenAI's `chat.completion.chunk` objects and whole
 //! answers as `chat.completion` objects, in the bytes they came in where nothing had to be translated.
 
+pub mod anthropic;
 mod demo;
 mod http;
 pub mod openai;
@@ -18,6 +19,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::LocalBoxStream;
 use secrecy::SecretString;
 
+use crate::conversation::message::Message;
 use crate::error::{Invalid, UpstreamFailure};
 use crate::json::{Fields, Raw};
 
@@ -45,6 +47,13 @@ pub enum ProviderKind {
         api_key: Option<SecretString>,
         /// How it wants the bound of an answer to be named.
         output_field: OutputField,
+    },
+    /// Anthropic's Messages.
+    Anthropic {
+        /// Up to and with the version, such as `https://api.anthropic.com/v1`.
+        base_url: String,
+        /// The operator's key.
+        api_key: Option<SecretString>,
     },
     /// The built-in one, which answers without any model.
     Demo,
@@ -119,6 +128,8 @@ pub enum Answer {
 pub enum Event {
     /// A chunk.
     Chunk(Bytes),
+    /// Nothing new, but the provider is at work. Never the first event.
+    Alive,
     /// The protocol's own end. A stream that ends without it was cut.
     Done,
 }
@@ -183,14 +194,29 @@ impl Routes {
 }
 
 impl Routes {
-    /// Refuses fields that change the price beyond what the price list covers.
+    /// Refuses fields that change the price beyond what the price list covers, and those that the provider's protocol
+    /// has no words for.
     ///
     /// # Errors
     /// Names the field.
     pub fn check_price(&self, route: &Route, fields: &Fields) -> Result<(), Invalid> {
         match self.0.get(route.provider).map(|provider| &provider.kind) {
             Some(ProviderKind::OpenAi { .. }) => openai::check_price(fields),
+            Some(ProviderKind::Anthropic { .. }) => anthropic::check_fields(fields),
             Some(ProviderKind::Demo) | None => Ok(()),
+        }
+    }
+
+    /// Refuses messages that the provider's protocol has no words for.
+    ///
+    /// # Errors
+    /// Names the part of the message.
+    pub fn check_messages(&self, route: &Route, messages: &[Message]) -> Result<(), Invalid> {
+        match self.0.get(route.provider).map(|provider| &provider.kind) {
+            Some(ProviderKind::Anthropic { .. }) => {
+                anthropic::check_messages(messages.iter().map(|message| &message.raw))
+            }
+            Some(ProviderKind::OpenAi { .. } | ProviderKind::Demo) | None => Ok(()),
         }
     }
 }
@@ -206,6 +232,9 @@ impl Providers {
             match &config.kind {
                 ProviderKind::OpenAi { base_url, api_key, output_field } => {
                     Rc::new(openai::OpenAi::new(base_url, api_key.clone(), *output_field, config.timeouts))
+                }
+                ProviderKind::Anthropic { base_url, api_key } => {
+                    Rc::new(anthropic::Anthropic::new(base_url, api_key.clone(), config.timeouts))
                 }
                 ProviderKind::Demo => Rc::new(demo::Demo),
             }

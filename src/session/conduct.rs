@@ -217,7 +217,7 @@ async fn open(
         Ok(Answer::Whole(whole)) => First::whole(whole),
         Ok(Answer::Stream(mut stream)) => match timeout(timeouts.first_byte, stream.next()).await {
             Ok(Some(Ok(Event::Chunk(chunk)))) => First::streamed(chunk, stream),
-            Ok(Some(Ok(Event::Done)) | None) => {
+            Ok(Some(Ok(Event::Alive | Event::Done)) | None) => {
                 Err(UpstreamFailure::new(UpstreamKind::Invalid, "an empty stream"))
             }
             Ok(Some(Err(failure))) => Err(failure),

@@ -262,6 +262,7 @@ impl Reading<'_> {
             };
             let chunk = match item {
                 Ok(Some(Ok(Event::Chunk(chunk)))) => chunk,
+                Ok(Some(Ok(Event::Alive))) => continue,
                 // Some providers leave out the protocol's end, but a whole answer always says why it ended.
                 Ok(Some(Ok(Event::Done)) | None) if self.first.reply.finished() => return End::Complete,
                 Ok(Some(Ok(Event::Done)) | None) => {
@@ -325,7 +326,8 @@ fn failure(end: End) -> Option<Error> {
     }
 }
 
-/// The provider's count, or ours where it told none or nonsense; ours never exceeds what the hold covers.
+/// The provider's count, or ours where it told none or nonsense; ours never exceeds what the hold covers. Of an answer
+/// that was cut the provider may have told the prompt, which then need not be guessed.
 fn count(reply: &Reply, prompt: &Prompt, prompt_max: u64, ceiling: u64) -> (Usage, UsageSource) {
     let sane = |usage: &Usage| {
         usage.prompt <= prompt_max.saturating_mul(ABSURD) && usage.output <= ceiling.saturating_mul(ABSURD)
@@ -338,9 +340,11 @@ fn count(reply: &Reply, prompt: &Prompt, prompt_max: u64, ceiling: u64) -> (Usag
     if !reply.received() {
         return (Usage::default(), UsageSource::Local);
     }
+    let guessed = Usage { prompt: prompt.likely_tokens(), cached: 0, output: 0 };
+    let told = reply.prompt_told().filter(sane).unwrap_or(guessed);
     let usage = Usage {
-        prompt: prompt.likely_tokens().min(prompt_max),
-        cached: 0,
+        prompt: told.prompt.min(prompt_max),
+        cached: told.cached.min(prompt_max),
         output: reply.estimated_output().min(ceiling),
     };
     (usage, UsageSource::Local)

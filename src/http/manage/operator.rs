@@ -228,6 +228,12 @@ pub async fn providers(_: Operator, routes: web::Data<Routes>) -> Answer {
             base_url: Some(base_url.clone()),
             model: provider.model.clone(),
         },
+        ProviderKind::Anthropic { base_url, .. } => objects::Provider {
+            name: provider.name.clone(),
+            kind: "anthropic",
+            base_url: Some(base_url.clone()),
+            model: provider.model.clone(),
+        },
         ProviderKind::Demo => objects::Provider {
             name: provider.name.clone(),
             kind: "demo",

@@ -1,0 +1,133 @@
+//! Providers that speak Anthropic's Messages.
+//!
+//! Requests and answers are translated by plain functions: [`request`] there, [`answer`] and [`stream`] back.
+
+mod answer;
+mod blocks;
+mod failure;
+mod messages;
+mod options;
+mod request;
+mod stream;
+mod tools;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{LocalBoxStream, Stream, StreamExt, unfold};
+use secrecy::SecretString;
+
+use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
+use crate::provider::http::{Body, Endpoint, Piece};
+use crate::provider::refusal::Secrets;
+use crate::provider::{Answer, Call, Event, Provider, Timeouts};
+use answer::Whole;
+pub use request::{check_fields, check_messages};
+use stream::{Fault, Translator};
+
+/// Where Anthropic itself is.
+pub const BASE_URL: &str = "https://api.anthropic.com/v1";
+/// The version of the protocol.
+const VERSION: &str = "2023-06-01";
+
+/// A client of one such provider, for one thread.
+pub struct Anthropic(Rc<Endpoint>);
+
+impl Anthropic {
+    /// Makes the client. TLS needs a crypto provider installed before.
+    pub fn new(base_url: &str, api_key: Option<SecretString>, timeouts: Timeouts) -> Self {
+        let url = format!("{}/messages", base_url.trim_end_matches('/'));
+        let mut headers = vec![("anthropic-version", VERSION.to_owned().into())];
+        headers.extend(api_key.clone().map(|key| ("x-api-key", key)));
+        Self(Rc::new(Endpoint::new(url, headers, Secrets::new(api_key), timeouts)))
+    }
+}
+
+impl Provider for Anthropic {
+    fn call(&self, call: Call) -> LocalBoxFuture<'static, Result<Answer, UpstreamFailure>> {
+        let endpoint = self.0.clone();
+        Box::pin(async move { ask(endpoint, call).await })
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        self.0.timeouts()
+    }
+}
+
+async fn ask(endpoint: Rc<Endpoint>, call: Call) -> Result<Answer, UpstreamFailure> {
+    let body = request::body(&call).map_err(untranslatable)?;
+    let answer = endpoint.post(&body, call.stream, &call.model).await.map_err(failure::of_the_operator)?;
+    if call.stream {
+        return Ok(Answer::Stream(events(endpoint, answer, call.model)));
+    }
+    let whole = endpoint.whole(answer).await?;
+    match answer::translate(&whole) {
+        Ok(Whole::Answer(answer)) => Ok(Answer::Whole(answer)),
+        Ok(Whole::Error(error)) => Err(error.failure(endpoint.secrets(), &call.model)),
+        Err(cause) => Err(malformed(&cause.to_string())),
+    }
+}
+
+/// The client can mend its request, or begin another conversation.
+fn untranslatable(invalid: Invalid) -> UpstreamFailure {
+    let kind = UpstreamKind::BadRequest { code: Some(invalid.code.to_owned()), param: invalid.param };
+    UpstreamFailure { kind, message: invalid.message.clone(), cause: invalid.message }
+}
+
+fn malformed(cause: &str) -> UpstreamFailure {
+    UpstreamFailure::new(UpstreamKind::Invalid, format!("not an answer of Messages: {cause}"))
+}
+
+struct Reading<S> {
+    endpoint: Rc<Endpoint>,
+    body: Body<S>,
+    model: String,
+    translator: Translator,
+    ready: VecDeque<Event>,
+}
+
+/// The events of a stream, until its own end, its early end or an error.
+fn events<S>(
+    endpoint: Rc<Endpoint>,
+    body: Body<S>,
+    model: String,
+) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>>
+where
+    S: Stream<Item = Piece> + Unpin + 'static,
+{
+    let start = Reading { endpoint, body, model, translator: Translator::default(), ready: VecDeque::new() };
+    unfold(Some(start), |reading| async move {
+        let mut reading = reading?;
+        match reading.next().await {
+            Ok(Event::Done) => {
+                reading.body.leave();
+                Some((Ok(Event::Done), None))
+            }
+            Ok(event) => Some((Ok(event), Some(reading))),
+            Err(failure) => Some((Err(failure), None)),
+        }
+    })
+    .boxed_local()
+}
+
+impl<S: Stream<Item = Piece> + Unpin> Reading<S> {
+    async fn next(&mut self) -> Result<Event, UpstreamFailure> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            // An answer that says why it ended, and ends without `message_stop`, was cut all the same.
+            let Some(data) = self.body.next_event().await else {
+                return Err(malformed("the stream ended before message_stop"));
+            };
+            match self.translator.take(&data?, &mut self.ready) {
+                Ok(()) => {}
+                Err(Fault::Malformed(cause)) => return Err(malformed(&cause)),
+                Err(Fault::Reported(error)) => {
+                    return Err(error.failure(self.endpoint.secrets(), &self.model));
+                }
+            }
+        }
+    }
+}
