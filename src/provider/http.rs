@@ -198,7 +198,10 @@ impl<S: Stream<Item = Piece> + Unpin> Body<S> {
     /// Leaves the body after the protocol's own end. What is left is the end of the body, often read already; then
     /// the connection can be kept.
     pub fn leave(mut self) {
-        let _ = self.answer.next().now_or_never();
+        // A body that has ended must not be asked again: awc panics.
+        if !self.ended {
+            let _ = self.answer.next().now_or_never();
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::app::{App, nanos};
 use crate::client::{Event, PATIENCE};
-use crate::script::{Counts, Framing, Reply, Script, UPSTREAM_MODEL};
+use crate::script::{Counts, Framing, Pieces, Reply, Script, UPSTREAM_MODEL};
 
 const USAGE_TOO: &str = r#"{"stream_options": {"include_usage": true}}"#;
 
@@ -160,6 +160,22 @@ fn what_providers_do_differently_makes_no_difference_to_clients() {
         let (last, earlier) = chunks.split_last().expect("chunks");
         assert_eq!(last["usage"]["completion_tokens"], 3, "{name}");
         assert_eq!(earlier.last().expect("chunks")["choices"][0]["finish_reason"], "stop", "{name}");
+    }
+    app.finish();
+}
+
+#[test]
+fn a_stream_whose_last_line_has_no_end_is_whole() {
+    let app = App::start();
+    let chunk = |delta: Value, finish: Value| {
+        let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+        format!("data: {}\n\n", json!({ "choices": [choice] }))
+    };
+    let text =
+        chunk(json!({"content": "Hi"}), Value::Null) + &chunk(json!({}), json!("stop")) + "data: [DONE]";
+    app.upstream.always(Pieces { pieces: vec![text.into_bytes()], pause: None, cut: false });
+    for _ in 0..2 {
+        assert_eq!(text_of(&chunks(&app.stream("Hello", json!({})).rest()), 0), "Hi");
     }
     app.finish();
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::client::PATIENCE;
-use crate::script::{Counts, Fault, Reply, Script};
+use crate::script::{Counts, Fault, Pieces, Reply, Script};
 use crate::upstream::{Gate, Recorded, Shared};
 
 /// One answer being written.
@@ -84,6 +84,7 @@ impl<'a> Connection<'a> {
                 self.write_plain(status, &headers, &body)?;
                 Ok(true)
             }
+            Script::Pieces(pieces) => self.stream_pieces(&pieces),
             Script::Reply(reply) => {
                 self.byte_by_byte = reply.framing.byte_by_byte;
                 if recorded.body["stream"] == true {
@@ -179,6 +180,26 @@ impl<'a> Connection<'a> {
         }
         self.write(b"0\r\n\r\n")?;
         Ok(true)
+    }
+
+    fn stream_pieces(&self, body: &Pieces) -> io::Result<bool> {
+        self.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+        )?;
+        for (at, piece) in body.pieces.iter().enumerate() {
+            if let Some((_, gate)) = body.pause.as_ref().filter(|(before, _)| *before == at) {
+                self.wait(Some(gate))?;
+            }
+            if at + 1 == body.pieces.len() {
+                self.finish();
+            }
+            self.write_chunk(piece)?;
+        }
+        self.finish();
+        if !body.cut {
+            self.write(b"0\r\n\r\n")?;
+        }
+        Ok(!body.cut)
     }
 
     fn fail(&self, reply: &Reply, fault: &Fault) -> io::Result<bool> {

@@ -1,6 +1,7 @@
 //! The API over a real port, with the real binary and a scripted provider behind it.
 
 mod app;
+mod claude;
 mod client;
 mod connection;
 mod script;
@@ -9,6 +10,9 @@ mod upstream;
 mod agent_parameters;
 mod agent_route;
 mod agents;
+mod anthropic;
+mod anthropic_faults;
+mod anthropic_streams;
 mod audit;
 mod books;
 mod chat_completions;

@@ -16,6 +16,8 @@ pub enum Script {
     Reply(Box<Reply>),
     /// Any status, headers and body.
     Raw { status: u16, headers: Vec<(String, String)>, body: String },
+    /// A 200 whose body is streamed in these bytes, of whatever protocol.
+    Pieces(Pieces),
     /// Reads the request and never answers.
     Silence,
     /// Sends the head of an answer and nothing of its body, until the client has left.
@@ -52,6 +54,23 @@ impl From<Reply> for Script {
     fn from(reply: Reply) -> Self {
         Self::Reply(Box::new(reply))
     }
+}
+
+impl From<Pieces> for Script {
+    fn from(pieces: Pieces) -> Self {
+        Self::Pieces(pieces)
+    }
+}
+
+/// A streamed body, byte for byte.
+#[derive(Clone)]
+pub struct Pieces {
+    /// Each a write and an HTTP chunk of its own.
+    pub pieces: Vec<Vec<u8>>,
+    /// Blocks before the piece of this number until the gate is open.
+    pub pause: Option<(usize, Gate)>,
+    /// Whether the connection is closed without the end of the body.
+    pub cut: bool,
 }
 
 /// Where the token counts stand in a stream.
