@@ -51,6 +51,9 @@ impl Role {
     }
 }
 
+/// How many pictures a file may be: a document of some pages is read as text and as a picture of each.
+const MEDIA_PER_FILE: usize = 32;
+
 /// What of an assistant's message does not go back to the provider.
 const NOT_SENT_BACK: [&str; 2] = ["annotations", "parsed"];
 /// Thoughts go back with the tool calls that they led to, since some models demand them there, and else not.
@@ -65,7 +68,7 @@ pub struct Message {
     pub raw: Raw,
     /// Bytes of text that the model will read: content, names, tool calls.
     pub text_bytes: usize,
-    /// Images, audio and files.
+    /// Images and audio, and what files come to in them.
     pub media: usize,
     /// Whether it calls tools.
     pub calls: bool,
@@ -248,7 +251,8 @@ fn weigh(content: Option<&RawValue>, path: &dyn Fn(&str) -> String) -> Result<(u
         match part.kind.as_deref() {
             Some("text") => bytes += part.text.as_ref().map_or(0, |text| text.len()),
             Some("refusal") => bytes += part.refusal.as_ref().map_or(0, |text| text.len()),
-            Some("image_url" | "input_audio" | "file") => media += 1,
+            Some("image_url" | "input_audio") => media += 1,
+            Some("file") => media += MEDIA_PER_FILE,
             Some(_) => {
                 let known = "text, image_url, input_audio, file, refusal";
                 return Err(Invalid::value(kind(), format_args!("expected one of {known}")));
@@ -437,5 +441,7 @@ mod tests {
             r#"{"role":"user","content":[{"type":"text","text":"abc"},{"type":"image_url","image_url":{}}]}"#;
         let parts = message(parts).expect("a message");
         assert_eq!((parts.text_bytes, parts.media), (3, 1));
+        let file = message(r#"{"role":"user","content":[{"type":"file","file":{"file_data":""}}]}"#);
+        assert_eq!(file.expect("a message").media, MEDIA_PER_FILE);
     }
 }

@@ -11,6 +11,8 @@ use crate::json::Raw;
 const TOKENS_PER_MESSAGE: u64 = 8;
 /// Tokens that a prompt may cost beside its messages.
 const TOKENS_PER_PROMPT: u64 = 64;
+/// Tokens that a provider may write around tools to explain them to the model.
+const TOKENS_PER_TOOLS: u64 = 640;
 /// Bytes that every token of a prompt has at least on average, for a floor that a crash may charge.
 const FLOOR_BYTES_PER_TOKEN: u64 = 8;
 /// Fields beside the messages that the model reads.
@@ -28,6 +30,7 @@ pub struct Prompt {
     pub dropped: usize,
     bytes: u64,
     media: u64,
+    tools: bool,
 }
 
 impl Prompt {
@@ -44,6 +47,7 @@ impl Prompt {
             dropped,
             bytes: turn.agent.definition.instructions.as_ref().map_or(0, |text| text.len() as u64),
             media: 0,
+            tools: turn.fields.given("tools").is_some(),
         };
         prompt.messages.extend(instructions);
         // An answer that was cut before its first token says nothing and would only be refused.
@@ -78,7 +82,8 @@ impl Prompt {
     /// The most tokens that it can be: a token of a byte-level vocabulary covers at least one byte.
     pub fn most_tokens(&self, model: &str) -> u64 {
         let messages = self.messages.len() as u64 * TOKENS_PER_MESSAGE;
-        let most = self.bytes + messages + TOKENS_PER_PROMPT + self.media * TOKENS_PER_MEDIUM;
+        let tools = if self.tools { TOKENS_PER_TOOLS } else { 0 };
+        let most = self.bytes + messages + tools + TOKENS_PER_PROMPT + self.media * TOKENS_PER_MEDIUM;
         catalogue::find(model).map_or(most, |known| most.min(known.context))
     }
 

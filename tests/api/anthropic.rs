@@ -221,6 +221,30 @@ fn tokens_from_the_cache_are_charged_at_their_own_price() {
 }
 
 #[test]
+fn a_document_of_many_pages_is_charged_as_it_was_counted() {
+    let app = answering(Claude::says(&["Long."]).usage([90_000, 0, 0], 15));
+    let file = json!({"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="});
+    let messages = json!([{"role": "user", "content": [{"type": "file", "file": file}]}]);
+    app.chat(&json!({"model": app.agent_id, "messages": messages})).is(200);
+    let snapshot = Snapshot::live(&app);
+    let hold = snapshot.only_hold();
+    assert!(hold.amount >= price(90_000, 4_096), "the hold covers {} nano-dollars", hold.amount);
+    assert_eq!(hold.charged, Some(price(90_000, 15)));
+    app.finish();
+}
+
+#[test]
+fn the_words_around_tools_are_held_too() {
+    let app = answering(Claude::says(&["Hi"]).usage([400, 0, 0], 100));
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    app.say("Hi", json!({"tools": tools, "max_tokens": 100}));
+    let snapshot = Snapshot::live(&app);
+    let hold = snapshot.only_hold();
+    assert!(hold.amount >= price(400, 100), "the hold covers {} nano-dollars", hold.amount);
+    app.finish();
+}
+
+#[test]
 fn each_reason_to_stop_has_its_word() {
     let app = setup().start();
     for (reason, expected) in [
