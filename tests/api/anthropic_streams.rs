@@ -1,8 +1,10 @@
 //! Streams of a Claude model: whole, cut anywhere, and left by their clients.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::app::{App, nanos};
+use crate::app::{App, MODEL, PROVIDER_KEY, Setup, nanos};
 use crate::claude::{Claude, answering, chunks, event, pieces, setup, text_of};
 use crate::client::Event;
 use crate::crash_load::{START, price};
@@ -77,11 +79,7 @@ fn however_the_bytes_come_the_text_is_the_same() {
     let words = ["Gr\u{fc}\u{df}e ", "\u{1f980}\u{1f980} ", "\"line\"\r\nnext\u{2028}"];
     let claude = Claude::says(&words).thinking(&["\u{4f60}", "\u{597d}"]);
     let text: String = claude.events().concat();
-    let cut_into = |size: usize| Pieces {
-        pieces: text.as_bytes().chunks(size).map(<[u8]>::to_vec).collect(),
-        pause: None,
-        cut: false,
-    };
+    let cut_into = |size: usize| Pieces::of(text.as_bytes().chunks(size).map(<[u8]>::to_vec).collect());
     let crlf = pieces(vec![text.replace("\n\n", "\r\n\r\n").replace("}\n", "}\r\n")]);
     let bare = pieces(
         claude.events().iter().map(|event| event.split_once('\n').expect("a name").1.to_owned()).collect(),
@@ -123,7 +121,7 @@ fn a_stream_that_is_cut_at_any_byte_is_charged_for_what_had_come_and_fails() {
     assert_eq!(ends.len(), 8);
     let mut balance = START;
     for cut in 0..bytes.len() {
-        app.upstream.next(Pieces { pieces: vec![bytes[..cut].to_vec()], pause: None, cut: cut % 2 == 0 });
+        app.upstream.next(Pieces { cut: cut % 2 == 0, ..Pieces::of(vec![bytes[..cut].to_vec()]) });
         let body = app.saying("Hi", json!({"stream": true}));
         let mut stream = app.chat_call(&body).open();
         let come = |event: usize| cut >= ends[event];
@@ -184,7 +182,7 @@ fn leave_after(app: &App, word: &str) {
 #[test]
 fn who_leaves_in_mid_stream_pays_for_the_prompt_as_it_was_counted_and_for_what_came() {
     let app = setup().start();
-    let row = json!({"model": crate::app::MODEL, "input": "3.00", "cached_input": "0.30", "output": "15.00"});
+    let row = json!({"model": MODEL, "input": "3.00", "cached_input": "0.30", "output": "15.00"});
     app.post(&app.operator_token, "/admin/prices", &row).is(201);
     let gate = app.upstream.gate();
     let words = ["One two ", "three ", "four"];
@@ -225,18 +223,31 @@ fn an_error_in_mid_stream_is_the_last_event_and_what_had_come_is_charged() {
         let mut events = Claude::says(&["Hel", "lo"]).events();
         let at = events.iter().position(|event| event.contains("\"lo\"")).expect("the second word");
         events.truncate(at);
-        let message = format!("{} of {} broke", crate::app::PROVIDER_KEY, crate::app::MODEL);
+        let message = format!("{} of {} broke", PROVIDER_KEY, MODEL);
         events.push(event(&json!({"type": "error", "error": {"type": kind, "message": message}})));
         app.upstream.next(pieces(events));
         let seen = app.stream("Hi", json!({"session_id": kind})).rest();
         assert_eq!(text_of(&seen), "Hel");
         let last = seen.last().expect("events");
         assert_eq!(last.json()["error"]["code"], code, "{kind}");
-        for secret in [crate::app::PROVIDER_KEY, crate::app::MODEL] {
+        for secret in [PROVIDER_KEY, MODEL] {
             assert!(!last.data.contains(secret), "{secret} leaks: {}", last.data);
         }
         assert_eq!(before - app.balance().balance, price(25, estimated("Hel")), "{kind}");
     }
+    app.finish();
+}
+
+#[test]
+fn a_provider_that_says_it_is_at_work_is_not_taken_for_a_stalled_one() {
+    // Pings alone for more than twice the time that a silent provider has.
+    let app = Setup::default().in_file("kind = \"anthropic\"\nchunk_timeout_s = 2").start();
+    let mut events = Claude::says(&["Hi"]).events();
+    let pings = std::iter::repeat_n(event(&json!({"type": "ping"})), 30);
+    events.splice(2..2, pings);
+    app.upstream.next(Pieces { gap: Duration::from_millis(150), ..pieces(events) });
+    assert_eq!(text_of(&app.stream("Hi", json!({})).rest()), "Hi");
+    assert_eq!(START - app.balance().balance, price(25, 15));
     app.finish();
 }
 

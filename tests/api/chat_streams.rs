@@ -173,7 +173,7 @@ fn a_stream_whose_last_line_has_no_end_is_whole() {
     };
     let text =
         chunk(json!({"content": "Hi"}), Value::Null) + &chunk(json!({}), json!("stop")) + "data: [DONE]";
-    app.upstream.always(Pieces { pieces: vec![text.into_bytes()], pause: None, cut: false });
+    app.upstream.always(Pieces::of(vec![text.into_bytes()]));
     for _ in 0..2 {
         assert_eq!(text_of(&chunks(&app.stream("Hello", json!({})).rest()), 0), "Hi");
     }

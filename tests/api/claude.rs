@@ -169,7 +169,7 @@ pub fn event(data: &Value) -> String {
 
 /// Events as a body that is streamed.
 pub fn pieces(events: Vec<String>) -> Pieces {
-    Pieces { pieces: events.into_iter().map(String::into_bytes).collect(), pause: None, cut: false }
+    Pieces::of(events.into_iter().map(String::into_bytes).collect())
 }
 
 /// A server whose provider speaks Anthropic's protocol.

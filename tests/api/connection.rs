@@ -194,6 +194,9 @@ impl<'a> Connection<'a> {
                 self.finish();
             }
             self.write_chunk(piece)?;
+            if !body.gap.is_zero() {
+                thread::sleep(body.gap);
+            }
         }
         self.finish();
         if !body.cut {

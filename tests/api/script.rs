@@ -69,8 +69,17 @@ pub struct Pieces {
     pub pieces: Vec<Vec<u8>>,
     /// Blocks before the piece of this number until the gate is open.
     pub pause: Option<(usize, Gate)>,
+    /// The time between two pieces.
+    pub gap: Duration,
     /// Whether the connection is closed without the end of the body.
     pub cut: bool,
+}
+
+impl Pieces {
+    /// These pieces, one right after the other, and the end of the body.
+    pub fn of(pieces: Vec<Vec<u8>>) -> Self {
+        Self { pieces, pause: None, gap: Duration::ZERO, cut: false }
+    }
 }
 
 /// Where the token counts stand in a stream.
