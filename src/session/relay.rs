@@ -244,9 +244,10 @@ impl Reading<'_> {
                 return end;
             }
         }
+        let mut heard = tokio::time::Instant::now();
         loop {
             self.mark();
-            let limit = self.deadline.min(tokio::time::Instant::now() + self.between);
+            let limit = self.deadline.min(heard + self.between);
             let item = tokio::select! {
                 biased;
                 () = events.closed() => return End::ClientGone,
@@ -262,7 +263,10 @@ impl Reading<'_> {
             };
             let chunk = match item {
                 Ok(Some(Ok(Event::Chunk(chunk)))) => chunk,
-                Ok(Some(Ok(Event::Alive))) => continue,
+                Ok(Some(Ok(Event::Alive))) => {
+                    heard = tokio::time::Instant::now();
+                    continue;
+                }
                 // Some providers leave out the protocol's end, but a whole answer always says why it ended.
                 Ok(Some(Ok(Event::Done)) | None) if self.first.reply.finished() => return End::Complete,
                 Ok(Some(Ok(Event::Done)) | None) => {
@@ -290,6 +294,8 @@ impl Reading<'_> {
                 }
                 Err(failure) => return End::Failed(failure),
             }
+            // Not before the client has taken it: a provider that is not read is not slow.
+            heard = tokio::time::Instant::now();
         }
     }
 

@@ -52,6 +52,20 @@ fn a_stream_that_stalls_ends_with_an_error_event_and_costs_what_came() {
 }
 
 #[test]
+fn what_the_server_notes_meanwhile_gives_a_stalled_provider_no_more_time() {
+    let app = with("chunk_timeout_s = 3\ntotal_timeout_s = 12");
+    let gate = app.upstream.gate();
+    app.upstream.next(Reply::long(9).pause_after(3, &gate));
+    let mut stream = app.stream("Hello", json!({}));
+    let events = stream.rest();
+    assert_eq!(events.last().map(Event::json).expect("events")["error"]["code"], "upstream_timeout");
+    assert_eq!(stream.comments, 0, "a comment comes only after five seconds of silence");
+    app.upstream.wait_for_aborts(1);
+    app.settled();
+    app.finish();
+}
+
+#[test]
 fn a_stream_that_takes_too_long_in_all_is_ended() {
     let app = with("total_timeout_s = 1");
     let gate = app.upstream.gate();
