@@ -32,7 +32,7 @@ const fn model(name: &'static str, prices: [i64; 3], context: u64, default_outpu
 }
 
 /// Prices in hundredths of a cent per million tokens.
-const MODELS: [Model; 17] = [
+const MODELS: [Model; 18] = [
     model("gpt-5", [12_500, 1_250, 100_000], 400_000, 16_384),
     model("gpt-5-mini", [2_500, 250, 20_000], 400_000, 16_384),
     model("gpt-5-nano", [500, 50, 4_000], 400_000, 16_384),
@@ -45,6 +45,7 @@ const MODELS: [Model; 17] = [
     model("o3", [20_000, 5_000, 80_000], 200_000, 16_384),
     model("o3-mini", [11_000, 5_500, 44_000], 200_000, 16_384),
     model("o4-mini", [11_000, 2_750, 44_000], 200_000, 16_384),
+    model("claude-opus-4-5", [50_000, 5_000, 250_000], 200_000, 4_096),
     model("claude-opus-4-1", [150_000, 15_000, 750_000], 200_000, 4_096),
     model("claude-sonnet-4-5", [30_000, 3_000, 150_000], 200_000, 4_096),
     model("claude-haiku-4-5", [10_000, 1_000, 50_000], 200_000, 4_096),
@@ -52,10 +53,13 @@ const MODELS: [Model; 17] = [
     model("demo", [1_000, 1_000, 4_000], 32_768, 1_024),
 ];
 
-/// What is known of `model`; a provider in front of the name does not matter.
+/// What is known of `model`; a provider in front of the name does not matter, nor the day of its release after it, as
+/// in `claude-sonnet-4-5-20250929`.
 pub fn find(model: &str) -> Option<&'static Model> {
     let bare = model.rsplit('/').next().unwrap_or(model);
-    MODELS.iter().find(|known| known.name == bare)
+    let day = |tail: &str| tail.len() == 8 && tail.bytes().all(|digit| digit.is_ascii_digit());
+    let undated = bare.rsplit_once('-').filter(|(_, tail)| day(tail)).map_or(bare, |(name, _)| name);
+    MODELS.iter().find(|known| known.name == undated)
 }
 
 /// The price to start with, and whether the catalogue knew it: else 1 USD in and 2 USD out per million tokens.
@@ -84,6 +88,15 @@ mod tests {
         let (price, known) = starting_price("anything", 0);
         assert!(!known);
         assert_eq!((price.input, price.output), (Nanos::DOLLAR, Nanos(2_000_000_000)));
+    }
+
+    #[test]
+    fn the_day_of_a_release_does_not_matter() {
+        let name = |model: &str| find(model).map(|known| known.name);
+        assert_eq!(name("anthropic/claude-sonnet-4-5-20250929"), Some("claude-sonnet-4-5"));
+        for other in ["claude-sonnet-4-5-2025092", "claude-sonnet-4-5-latest", "claude-20250929"] {
+            assert_eq!(name(other), None, "{other}");
+        }
     }
 
     #[test]

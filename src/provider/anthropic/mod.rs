@@ -72,7 +72,9 @@ async fn ask(endpoint: Rc<Endpoint>, call: Call) -> Result<Answer, UpstreamFailu
 /// The client can mend its request, or begin another conversation.
 fn untranslatable(invalid: Invalid) -> UpstreamFailure {
     let kind = UpstreamKind::BadRequest { code: Some(invalid.code.to_owned()), param: invalid.param };
-    UpstreamFailure { kind, message: invalid.message.clone(), cause: invalid.message }
+    let mut failure = UpstreamFailure::new(kind, &*invalid.message);
+    failure.message = invalid.message;
+    failure
 }
 
 fn malformed(cause: &str) -> UpstreamFailure {
