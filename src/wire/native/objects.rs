@@ -364,7 +364,7 @@ pub struct RunningTurns {
 pub struct Provider {
     /// What agents put in front of a model's name.
     pub name: String,
-    /// `openai` or `demo`.
+    /// `openai`, `anthropic` or `demo`.
     pub kind: &'static str,
     /// Where it is called.
     #[serde(skip_serializing_if = "Option::is_none")]
