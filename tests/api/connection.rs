@@ -117,7 +117,7 @@ impl<'a> Connection<'a> {
                 self.write_plain(200, &[], &body[..body.len() / 2])?;
                 Ok(true)
             }
-            Some((_, Fault::HangUp | Fault::End)) => {
+            Some((_, Fault::HangUp | Fault::Reset | Fault::End)) => {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 self.write(head.as_bytes())?;
                 self.write(&body.as_bytes()[..body.len() / 2])?;
@@ -211,6 +211,10 @@ impl<'a> Connection<'a> {
                 self.write(b"40\r\ndata: {\"cut")?;
                 return Ok(false);
             }
+            Fault::Reset => {
+                reset_when_closed(self.stream)?;
+                return Ok(false);
+            }
             Fault::End => {}
             Fault::Error(error) => self.event(reply, &json!({ "error": error }))?,
             Fault::Garbage => self.payload(reply, "{\"choices\": [nonsense")?,
@@ -287,6 +291,16 @@ fn counted(reply: &Reply, asked: bool, mut chunk: Value, pieces: usize) -> Value
         chunk["usage"] = Value::Null;
     }
     chunk
+}
+
+/// Lets the other side see a reset where it would see an end.
+fn reset_when_closed(stream: &TcpStream) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _entered = runtime.enter();
+    let twin = stream.try_clone()?;
+    twin.set_nonblocking(true)?;
+    let twin = tokio::net::TcpStream::from_std(twin)?;
+    twin.set_zero_linger()
 }
 
 /// Reads one request; `None` when the client has closed the connection between two.

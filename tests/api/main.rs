@@ -51,6 +51,7 @@ mod openapi;
 mod operator;
 mod provider_faults;
 mod provider_request;
+mod provider_wire;
 mod recognition;
 mod session_lifetime;
 mod session_queue;

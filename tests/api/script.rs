@@ -100,6 +100,8 @@ pub enum Counts {
 pub enum Fault {
     /// The connection is closed inside the chunked body.
     HangUp,
+    /// The same, by a reset.
+    Reset,
     /// The body ends properly, without finish reason and `[DONE]`.
     End,
     /// An event with an error object, then the end of the body.
