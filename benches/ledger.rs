@@ -21,7 +21,7 @@ use switchboard::conversation::turn::Completeness;
 use switchboard::conversation::usage::{Usage, UsageSource};
 use switchboard::error::Error;
 use switchboard::store::account::{self, AccountRow};
-use switchboard::store::hold::{self, NewHold, Settlement};
+use switchboard::store::hold::{self, Candidate, NewHold, Settlement};
 use switchboard::store::ledger_entry::{self, NewEntry};
 use switchboard::store::session::StoredTurn;
 use switchboard::store::writer::{Lane, WriteError, Writer};
@@ -313,11 +313,10 @@ impl Caller {
             session: format!("session_{}", self.number),
             session_by_server: false,
             completion: format!("chatcmpl_{}", &spread[22..44]),
-            model: "bench/model".to_owned(),
             request: format!("req_{}", &spread[40..62]),
             idempotency: None,
             step: 1,
-            price: self.price.clone(),
+            candidates: vec![Candidate { model: "bench/model".to_owned(), price: self.price.clone() }],
             prompt_max: 1_000,
             n: 1,
             wanted_output: 500,
@@ -333,6 +332,7 @@ fn settlement() -> Settlement {
     Settlement {
         usage: Usage { prompt: 700, cached: 100, output: 300 },
         source: UsageSource::Upstream,
+        served: None,
         turn: Some(StoredTurn {
             messages: vec![format!(r#"{{"role":"user","content":"{}"}}"#, "ask ".repeat(60))],
             reply: format!(r#"{{"role":"assistant","content":"{}"}}"#, "say ".repeat(120)),

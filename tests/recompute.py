@@ -67,6 +67,7 @@ def recompute(db):
         due, charged, lost = cost(price, record), record["charged"], record["written_off"]
         check(record["cost"] == due, f"usage {id_}: cost {record['cost']}, but its price makes {due}")
         check(charged + lost == due and min(charged, lost) >= 0, f"usage {id_}: charged {charged}, written off {lost}")
+        check(price["effective_from"] <= hold["created_at"], f"usage {id_}: at a price that began after its hold")
         check(0 <= record["cached"] <= record["prompt"] and record["output"] >= 0, f"usage {id_}: impossible tokens")
         check(lost == 0 or charged >= hold["amount"], f"usage {id_}: written off before the hold was used up")
         same = all(record[name] == hold[name] for name in ("account_id", "key_id", "agent_id", "session_id"))

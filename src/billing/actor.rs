@@ -80,9 +80,10 @@ impl Handler<Release> for Ledger {
 impl Handler<Checkpoint> for Ledger {
     type Result = ();
 
-    fn handle(&mut self, Checkpoint { hold, marks, said, expires }: Checkpoint, _: &mut Self::Context) {
+    fn handle(&mut self, order: Checkpoint, _: &mut Self::Context) {
+        let Checkpoint { hold, marks, served, said, expires } = order;
         let queued = self.store.writer().submit(Lane::Mark, move |conn| {
-            Ok(hold::checkpoint(conn, &hold, marks, said.as_deref(), expires)?)
+            Ok(hold::checkpoint(conn, &hold, (marks, served.as_ref()), said.as_deref(), expires)?)
         });
         // Nobody waits for it; the next one says the same and more.
         drop(queued);

@@ -6,7 +6,7 @@ use crate::billing::Hold;
 use crate::clock::EpochMs;
 use crate::conversation::usage::Usage;
 use crate::error::Error;
-use crate::store::hold::{Closed, NewHold, Settlement};
+use crate::store::hold::{Closed, NewHold, Served, Settlement};
 
 /// Sets aside the most that a provider call may cost. Answered after the commit.
 #[derive(Message)]
@@ -35,6 +35,7 @@ pub struct Release {
 pub struct Checkpoint {
     pub hold: String,
     pub marks: Usage,
+    pub served: Option<Served>,
     pub said: Option<String>,
     pub expires: EpochMs,
 }

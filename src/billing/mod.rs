@@ -18,7 +18,7 @@ use crate::clock;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
 use crate::store::Store;
-use crate::store::hold::{Closed, Granted, NewHold, Settlement};
+use crate::store::hold::{Closed, Granted, NewHold, Served, Settlement};
 use actor::Ledger;
 use messages::{Abandon, Checkpoint, Flush, Release, Reserve, Settle};
 use price::PriceBook;
@@ -84,12 +84,13 @@ pub struct Hold {
     granted: Granted,
     prompt_max: u64,
     marks: Usage,
+    served: Option<Served>,
     ledger: Option<Addr<Ledger>>,
 }
 
 impl Hold {
     fn new(id: String, granted: Granted, prompt_max: u64, ledger: Addr<Ledger>) -> Self {
-        Self { id, granted, prompt_max, marks: Usage::default(), ledger: Some(ledger) }
+        Self { id, granted, prompt_max, marks: Usage::default(), served: None, ledger: Some(ledger) }
     }
 
     /// The hold's id.
@@ -107,6 +108,16 @@ impl Hold {
         self.prompt_max
     }
 
+    /// Notes who is asked now. Whoever is asked last before something comes is who serves the call.
+    pub fn serve(&mut self, served: Served) {
+        self.served = Some(served);
+    }
+
+    /// Who serves the call.
+    pub fn served(&self) -> Option<&Served> {
+        self.served.as_ref()
+    }
+
     /// Notes what was received so far: a floor, never an upper bound. Kept here; see [`Hold::checkpoint`].
     pub fn mark(&mut self, marks: Usage) {
         self.marks = marks;
@@ -117,7 +128,8 @@ impl Hold {
         if let Some(ledger) = &self.ledger {
             let expires = clock::now_ms() + HOLD_LIFE_MS;
             // Bounded by the open holds: one each two seconds.
-            ledger.do_send(Checkpoint { hold: self.id.clone(), marks: self.marks, said, expires });
+            let (hold, marks, served) = (self.id.clone(), self.marks, self.served.clone());
+            ledger.do_send(Checkpoint { hold, marks, served, said, expires });
         }
     }
 
@@ -148,6 +160,7 @@ impl Drop for Hold {
             let settlement = (self.marks.total() > 0).then_some(Settlement {
                 usage: self.marks,
                 source: UsageSource::Recovered,
+                served: self.served.take(),
                 turn: None,
                 answer: None,
             });

@@ -24,7 +24,7 @@ use crate::session::messages::RunTurn;
 use crate::session::prompt::Prompt;
 use crate::session::relay::{self, First, Stored};
 use crate::session::{EVENTS, LocalRooms, Running, SessionKey};
-use crate::store::hold::NewHold;
+use crate::store::hold::{Candidate, NewHold};
 
 /// A session's stored state, as its actor holds it between turns.
 #[derive(Default)]
@@ -291,11 +291,10 @@ fn new_hold(
         session: turn.session.to_string(),
         session_by_server: turn.named_by == NamedBy::Nobody,
         completion: turn.completion.to_string(),
-        model: route.model.clone(),
+        candidates: vec![Candidate { model: route.model.clone(), price }],
         request: turn.request.to_string(),
         idempotency: turn.idempotency.clone(),
         step: 0,
-        price,
         prompt_max,
         n: turn.n,
         wanted_output,

@@ -171,7 +171,8 @@ pub async fn relay(
     // The last frames say that the turn was charged, so they wait for the commit. If it is late, the ledger goes
     // on trying; what the client is told is that the end is not known.
     let answer = (complete && turn.idempotency.is_some()).then(|| kept(turn, &first, &prompt, ttft, started));
-    let settlement = Settlement { usage, source, turn: Some(stored), answer };
+    let served = hold.served().cloned();
+    let settlement = Settlement { usage, source, served, turn: Some(stored), answer };
     crate::failpoint::hit("all received");
     let settled = timeout(COMMIT_WAIT, hold.settle(settlement)).await;
     let settled = settled.unwrap_or_else(|_| Err(Error::StoreUnavailable("the charge is late".to_owned())));

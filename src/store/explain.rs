@@ -14,8 +14,10 @@ use crate::store::usage_record::UsageRow;
 pub struct Explained {
     /// What was set aside, and when.
     pub hold: HoldRow,
-    /// At which price.
+    /// At which price: that of the model that served it, or else the dearest that could have.
     pub price: Price,
+    /// The price that the amount of the hold comes from.
+    pub pinned: Price,
     /// What was used, if it was charged.
     pub usage: Option<UsageRow>,
     /// The movement of money, if there was one.
@@ -34,9 +36,12 @@ pub fn find(conn: &mut SqliteConnection, id: &str) -> QueryResult<Vec<Explained>
         .map(|row| {
             let usage = usage_record::table.find(&row.id).select(UsageRow::as_select());
             let entry = ledger_entry::table.filter(ledger_entry::hold_id.eq(&row.id));
+            let usage = usage.get_result(conn).optional()?;
+            let charged_at = usage.as_ref().map_or(&row.price_id, |usage| &usage.price_id);
             Ok(Explained {
-                price: price::find(conn, &row.price_id)?,
-                usage: usage.get_result(conn).optional()?,
+                price: price::find(conn, charged_at)?,
+                pinned: price::find(conn, &row.price_id)?,
+                usage,
                 entry: entry.select(EntryRow::as_select()).get_result(conn).optional()?,
                 hold: row,
             })

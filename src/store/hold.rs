@@ -10,8 +10,9 @@ use crate::clock::EpochMs;
 use crate::conversation::turn::Completeness;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
+use crate::id::PriceId;
 use crate::store::fixed::Value::{Int, MaybeText, Text};
-use crate::store::fixed::fixed;
+use crate::store::fixed::{Value, fixed};
 use crate::store::ledger_entry::NewEntry;
 use crate::store::request_key::Idempotency;
 use crate::store::schema::hold::dsl::*;
@@ -40,16 +41,14 @@ pub struct NewHold {
     pub session_by_server: bool,
     /// Under which id.
     pub completion: String,
-    /// By which model.
-    pub model: String,
+    /// Who may serve it, the one that is asked first in front; at least one.
+    pub candidates: Vec<Candidate>,
     /// For which HTTP request.
     pub request: String,
     /// The request's own name, if its client gave one.
     pub idempotency: Option<Idempotency>,
     /// The number of the provider call in it.
     pub step: i32,
-    /// At which price.
-    pub price: Arc<Price>,
     /// Tokens of the prompt, at most.
     pub prompt_max: u64,
     /// Answers.
@@ -66,6 +65,26 @@ pub struct NewHold {
     pub expires_at: EpochMs,
 }
 
+/// A model that may serve a call, and at which price.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The model, as usage is told by it.
+    pub model: String,
+    /// The row that is in force now.
+    pub price: Arc<Price>,
+}
+
+/// Who serves a call, at the price that was in force when its hold was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The provider and its model, for people.
+    pub by: String,
+    /// The model, as usage is told by it.
+    pub model: String,
+    /// The row of the price list.
+    pub price: PriceId,
+}
+
 /// What was granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted {
@@ -73,6 +92,19 @@ pub struct Granted {
     pub amount: Nanos,
     /// The bound of each answer that this covers.
     pub max_output: u64,
+}
+
+/// The most that a call may cost with answers of that length, whoever serves it, and at whose price.
+fn dearest(new: &NewHold, max_output: u64) -> Result<(Nanos, &Price), Error> {
+    let mut dearest: Option<(Nanos, &Price)> = None;
+    for Candidate { price, .. } in &new.candidates {
+        let worst = price.worst_case(new.prompt_max, new.n, max_output);
+        let worst = worst.ok_or_else(|| Error::Internal("a worst case beyond all money".to_owned()))?;
+        if dearest.is_none_or(|(most, _)| worst > most) {
+            dearest = Some((worst, price));
+        }
+    }
+    dearest.ok_or_else(|| Error::Internal("a hold without a candidate".to_owned()))
 }
 
 /// Sets money aside: check and deduction are one statement.
@@ -88,10 +120,13 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     };
     let spendable = Nanos(spendable);
     let payable = budget_left.map_or(spendable, |left| left.min(spendable));
-    let affordable = new.price.affordable_output(payable, new.prompt_max, new.n);
+    let affordable = new.candidates.iter().map(|candidate| {
+        // Whoever serves it in the end, the answer's length is covered.
+        candidate.price.affordable_output(payable, new.prompt_max, new.n)
+    });
+    let affordable = affordable.min().unwrap_or(0);
     let max_output_granted = affordable.min(new.wanted_output).max(new.least_output);
-    let worst = new.price.worst_case(new.prompt_max, new.n, max_output_granted);
-    let worst = worst.ok_or_else(|| Error::Internal("a worst case beyond all money".to_owned()))?;
+    let (worst, pinned) = dearest(new, max_output_granted)?;
     // All that may refuse comes before all that is written, so that a refusal leaves nothing to undo.
     let unpayable = Error::InsufficientBalance { needed: worst, available: spendable };
     if spendable < worst {
@@ -109,7 +144,7 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     // Once a key has had a budget, every hold of it counts, so that the budget may come and go in between.
     const COUNT: &str = "UPDATE key_budget SET held = held + ? WHERE key_id = ?";
     fixed(COUNT, [Int(worst.0), Text(&new.key)]).execute(conn)?;
-    insert(conn, new, worst)?;
+    insert(conn, new, worst, pinned)?;
     if let Some(own) = &new.idempotency {
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
     }
@@ -138,7 +173,7 @@ pub fn reserve_or_tell(
     if told { Ok(Err(error)) } else { Err(error.into()) }
 }
 
-fn insert(conn: &mut SqliteConnection, new: &NewHold, worst: Nanos) -> QueryResult<()> {
+fn insert(conn: &mut SqliteConnection, new: &NewHold, worst: Nanos, pinned: &Price) -> QueryResult<()> {
     let row = (
         id.eq(&new.id),
         account_id.eq(&new.account),
@@ -146,11 +181,11 @@ fn insert(conn: &mut SqliteConnection, new: &NewHold, worst: Nanos) -> QueryResu
         agent_id.eq(&new.agent),
         session_id.eq(&new.session),
         completion_id.eq(&new.completion),
-        model.eq(&new.model),
+        model.eq(new.candidates.first().map_or("", |candidate| &candidate.model)),
         request_id.eq(&new.request),
         step.eq(new.step),
         amount.eq(worst.0),
-        price_id.eq(new.price.id.as_str()),
+        price_id.eq(pinned.id.as_str()),
         state.eq("open"),
         owner_epoch.eq(new.epoch),
         created_at.eq(new.now),
@@ -202,6 +237,17 @@ pub struct HoldRow {
     pub pending: Option<String>,
     pub created_at: i64,
     pub closed_at: Option<i64>,
+    pub served_by: Option<String>,
+    pub served_model: Option<String>,
+    pub served_price_id: Option<String>,
+}
+
+impl HoldRow {
+    /// Who served the call, as far as it was noted.
+    fn served(&self) -> Option<Served> {
+        let price = self.served_price_id.as_deref()?.into();
+        Some(Served { by: self.served_by.clone()?, model: self.served_model.clone()?, price })
+    }
 }
 
 /// What a turn came to.
@@ -211,6 +257,8 @@ pub struct Settlement {
     pub usage: Usage,
     /// Who counted them.
     pub source: UsageSource,
+    /// Who served it; else whoever was noted while it ran, else its only candidate.
+    pub served: Option<Served>,
     /// The turn to store, if its session still exists.
     pub turn: Option<StoredTurn>,
     /// The whole answer, to be given again to a client that asks with the same idempotency key.
@@ -245,14 +293,17 @@ pub fn settle(
         return outcome(conn, &row);
     }
     let usage = settlement.usage;
-    let of_price = price::find(conn, &row.price_id)?;
+    let served = settlement.served.clone().or(row.served());
+    let of_model = served.as_ref().map_or(&row.model, |served| &served.model);
+    let of_price = served.as_ref().map_or(row.price_id.as_str(), |served| served.price.as_str());
+    let of_price = price::find(conn, of_price)?;
     let cost = of_price.cost(usage).ok_or_else(|| Error::Internal("a cost beyond all money".to_owned()))?;
     let rest = if cost.0 <= row.amount { Nanos::ZERO } else { available_of(conn, &row.account_id)? };
     let parts = split(cost, Nanos(row.amount), rest);
     if parts.written_off > Nanos::ZERO {
         tracing::warn!(hold = %row.id, written_off = %parts.written_off, "a charge was more than the account had");
     }
-    close(conn, &row, "settled", why, now)?;
+    close(conn, &row, settlement.served.as_ref(), ("settled", why), now)?;
     let after = accounts::post(conn, &row.account_id, row.amount, row.amount - parts.charged.0)?;
     close_budget(conn, &row, parts.charged)?;
     let entry = ledger_entry::append(
@@ -278,9 +329,9 @@ pub fn settle(
             agent_id: row.agent_id.clone(),
             session_id: row.session_id.clone(),
             completion_id: row.completion_id.clone(),
-            model: row.model.clone(),
+            model: of_model.clone(),
             created_at: now,
-            price_id: row.price_id.clone(),
+            price_id: of_price.id.to_string(),
             prompt: tokens(usage.prompt),
             cached: tokens(usage.cached),
             output: tokens(usage.output),
@@ -296,14 +347,20 @@ pub fn settle(
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     let balance = Nanos(entry.balance_after);
     crate::failpoint::hit("settle executed");
-    Ok(Closed { charged: parts.charged, written_off: parts.written_off, balance, usage, model: row.model })
+    Ok(Closed {
+        charged: parts.charged,
+        written_off: parts.written_off,
+        balance,
+        usage,
+        model: of_model.clone(),
+    })
 }
 
 /// Gives everything back: nothing was received.
 pub fn release(conn: &mut SqliteConnection, of_hold: &str, why: &str, now: EpochMs) -> QueryResult<()> {
     let row = find(conn, of_hold)?;
     if row.state == "open" {
-        close(conn, &row, "released", Some(why), now)?;
+        close(conn, &row, None, ("released", Some(why)), now)?;
         accounts::close(conn, &row.account_id, row.amount, row.amount)?;
         request_key::finish(conn, &row.request_id, None)?;
         close_budget(conn, &row, Nanos::ZERO)?;
@@ -311,20 +368,34 @@ pub fn release(conn: &mut SqliteConnection, of_hold: &str, why: &str, now: Epoch
     Ok(())
 }
 
-/// Notes how far an open call has come and, the first time, what the client `said`; marks only grow.
+/// Notes how far an open call has come, whose answer it is and, the first time, what the client `said`; marks only
+/// grow.
 pub fn checkpoint(
     conn: &mut SqliteConnection,
     of_hold: &str,
-    marks: Usage,
+    (marks, served): (Usage, Option<&Served>),
     said: Option<&str>,
     expires: EpochMs,
 ) -> QueryResult<()> {
     let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    const GROW: &str = "UPDATE hold SET mark_prompt = ?, mark_output = ?, expires_at = ? \
+    const GROW: &str = "UPDATE hold SET mark_prompt = ?, mark_output = ?, expires_at = ?, \
+                        served_by = coalesce(?, served_by), served_model = coalesce(?, served_model), \
+                        served_price_id = coalesce(?, served_price_id) \
                         WHERE id = ? AND state = 'open' AND mark_prompt <= ? AND mark_output <= ?";
     const SAY: &str = "UPDATE hold SET pending = ? WHERE id = ? AND state = 'open'";
     let (prompt, output) = (tokens(marks.prompt), tokens(marks.output));
-    let grown = [Int(prompt), Int(output), Int(expires), Text(of_hold), Int(prompt), Int(output)];
+    let [by, of_model, at_price] = columns(served);
+    let grown = [
+        Int(prompt),
+        Int(output),
+        Int(expires),
+        by,
+        of_model,
+        at_price,
+        Text(of_hold),
+        Int(prompt),
+        Int(output),
+    ];
     fixed(GROW, grown).execute(conn)?;
     crate::failpoint::after_commit("checkpoint written");
     if let Some(said) = said {
@@ -371,8 +442,8 @@ pub fn recover(conn: &mut SqliteConnection, now: EpochMs) -> Result<Recovered, W
             release(conn, &row.id, "crash", now)?;
             recovered.released += 1;
         } else {
-            let settlement =
-                Settlement { usage: marks, source: UsageSource::Recovered, turn: None, answer: None };
+            let source = UsageSource::Recovered;
+            let settlement = Settlement { usage: marks, source, served: None, turn: None, answer: None };
             settle(conn, &row.id, &settlement, Some("crash"), now)?;
             recovered.settled += 1;
         }
@@ -386,6 +457,15 @@ fn available_of(conn: &mut SqliteConnection, owner: &str) -> QueryResult<Nanos> 
     account::table.find(owner).select(account::available).get_result(conn).map(Nanos)
 }
 
+/// The columns that say who serves a call.
+fn columns(served: Option<&Served>) -> [Value<'_>; 3] {
+    [
+        MaybeText(served.map(|served| served.by.as_str())),
+        MaybeText(served.map(|served| served.model.as_str())),
+        MaybeText(served.map(|served| served.price.as_str())),
+    ]
+}
+
 fn find(conn: &mut SqliteConnection, of_hold: &str) -> QueryResult<HoldRow> {
     hold.find(of_hold).select(HoldRow::as_select()).get_result(conn)
 }
@@ -393,13 +473,16 @@ fn find(conn: &mut SqliteConnection, of_hold: &str) -> QueryResult<HoldRow> {
 fn close(
     conn: &mut SqliteConnection,
     row: &HoldRow,
-    to: &str,
-    why: Option<&str>,
+    served: Option<&Served>,
+    (to, why): (&str, Option<&str>),
     now: EpochMs,
 ) -> QueryResult<()> {
-    const CLOSE: &str = "UPDATE hold SET state = ?, reason = ?, closed_at = ?, pending = NULL \
-                         WHERE id = ? AND state = 'open'";
-    match fixed(CLOSE, [Text(to), MaybeText(why), Int(now), Text(&row.id)]).execute(conn)? {
+    const CLOSE: &str = "UPDATE hold SET state = ?, reason = ?, closed_at = ?, pending = NULL, \
+                         served_by = coalesce(?, served_by), served_model = coalesce(?, served_model), \
+                         served_price_id = coalesce(?, served_price_id) WHERE id = ? AND state = 'open'";
+    let [by, of_model, at_price] = columns(served);
+    let values = [Text(to), MaybeText(why), Int(now), by, of_model, at_price, Text(&row.id)];
+    match fixed(CLOSE, values).execute(conn)? {
         1 => Ok(()),
         _ => Err(diesel::result::Error::NotFound),
     }
@@ -426,7 +509,7 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
                 cached: tokens(usage.cached),
                 output: tokens(usage.output),
             },
-            model: row.model.clone(),
+            model: usage.model,
         },
         None => Closed {
             charged: Nanos::ZERO,

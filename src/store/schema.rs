@@ -91,6 +91,9 @@ diesel::table! {
         created_at -> BigInt,
         expires_at -> BigInt,
         closed_at -> Nullable<BigInt>,
+        served_by -> Nullable<Text>,
+        served_model -> Nullable<Text>,
+        served_price_id -> Nullable<Text>,
     }
 }
 

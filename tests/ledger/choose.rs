@@ -142,7 +142,7 @@ impl Chooser {
         let key = self.key(model, false)?;
         let name = format!("s{}", self.random.below(3));
         let at = SessionKey { account: key.account.clone(), agent: key.agent.clone(), name };
-        let price = model.current_price(self.random.pick(&MODELS)?)?.clone();
+        let prices = self.candidates(model)?;
         let number = model.holds.len();
         let (mut hold, mut request, mut step) = (format!("hold_{number}"), format!("req_{number}"), 0);
         if self.random.chance(12)
@@ -156,7 +156,7 @@ impl Chooser {
             }
         }
         let mut prompt_max = self.random.below(4_000);
-        if self.random.chance(2) && price.input > 4_000_000 {
+        if self.random.chance(2) && prices[0].input > 4_000_000 {
             prompt_max = u64::MAX / 4;
         }
         let wanted = 1 + self.random.below(3_000);
@@ -176,7 +176,7 @@ impl Chooser {
             request,
             again,
             step,
-            price,
+            prices,
             prompt_max,
             n,
             wanted,
@@ -184,14 +184,32 @@ impl Chooser {
         })))
     }
 
+    /// The rows in force of one model or several, in any order, perhaps one of them twice.
+    fn candidates(&mut self, model: &Model) -> Option<Vec<Price>> {
+        let count = if self.random.chance(60) { 1 } else { 2 + self.random.below(2) };
+        (0..count).map(|_| model.current_price(self.random.pick(&MODELS)?).cloned()).collect()
+    }
+
+    /// Who serves a call: nobody knows, who was noted, or any candidate.
+    fn served(&mut self, model: &Model, hold: &Hold) -> Option<Price> {
+        let at = match (hold.served, self.random.below(10)) {
+            (_, 0..=2) => return None,
+            (Some(at), 3..) => at,
+            _ => *self.random.pick(&hold.prices)?,
+        };
+        Some(model.prices[at].clone())
+    }
+
     fn settle(&mut self, model: &Model) -> Option<Move> {
         let hold = self.hold(model)?;
-        let usage = self.usage(hold, &model.prices[hold.price]);
+        let served = self.served(model, hold);
+        let at = served.as_ref().map(|row| model.row(&row.id)).or(hold.served).unwrap_or(hold.price);
+        let usage = self.usage(hold, &model.prices[at]);
         let source = if self.random.chance(80) { UsageSource::Upstream } else { UsageSource::Local };
         let turn = self.random.chance(75).then(|| self.turn());
         let whole = turn.as_ref().is_some_and(|turn| turn.complete) && self.random.chance(70);
         let answer = whole.then(|| format!(r#"{{"id":"{}"}}"#, hold.completion));
-        Some(Move::Settle(Settle { hold: hold.id.clone(), usage, source, turn, answer }))
+        Some(Move::Settle(Settle { hold: hold.id.clone(), usage, source, served, turn, answer }))
     }
 
     fn usage(&mut self, hold: &Hold, price: &Price) -> Usage {
@@ -248,7 +266,8 @@ impl Chooser {
             }
         }
         let said = self.random.chance(40).then(|| self.messages());
-        Some(Move::Checkpoint { hold: hold.id.clone(), prompt, output, said })
+        let served = self.served(model, hold);
+        Some(Move::Checkpoint { hold: hold.id.clone(), prompt, output, served, said })
     }
 
     fn again(&mut self) -> Again {

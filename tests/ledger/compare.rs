@@ -33,7 +33,8 @@ const BOOKS: [Line; 12] = [
     (
         "hold",
         "id, account_id, agent_id, session_id, key_id, completion_id, model, request_id, step, amount, price_id, \
-         state, reason, owner_epoch, mark_prompt, mark_output, pending, created_at, expires_at, closed_at",
+         state, reason, owner_epoch, mark_prompt, mark_output, pending, created_at, expires_at, closed_at, \
+         served_by, served_model, served_price_id",
         "hold",
     ),
     (
@@ -193,9 +194,9 @@ fn model_books(model: &Model) -> Vec<String> {
             ));
         }
     }
-    lines.extend(model.holds.iter().map(|hold| hold_line(hold, &model.prices[hold.price])));
+    lines.extend(model.holds.iter().map(|hold| hold_line(hold, &model.prices)));
     let charged = model.charged.iter().map(|at| &model.holds[*at]);
-    lines.extend(charged.map(|hold| usage_line(hold, &model.prices[hold.price])));
+    lines.extend(charged.map(|hold| usage_line(hold, &model.prices)));
     lines.extend(model.budgets.iter().map(|(key, own)| budget_line(key, own)));
     for Price { id, model, from, input, cached, output, fee } in &model.prices {
         lines.push(format!("price|{id}|{model}|{from}|{input}|{cached}|{output}|{fee}"));
@@ -238,23 +239,27 @@ fn open_line(Hold { id, amount, marks: (prompt, output), expires, .. }: &Hold) -
 }
 
 /// What a hold and its usage record both begin with.
-fn call_line(hold: &Hold, price: &Price) -> String {
+fn call_line(hold: &Hold, model: &str) -> String {
     let Hold { id, key, completion, .. } = hold;
-    format!("{id}|{}|{key}|{completion}|{}", at_line(&hold.at), price.model)
+    format!("{id}|{}|{key}|{completion}|{model}", at_line(&hold.at))
 }
 
-fn hold_line(hold: &Hold, price: &Price) -> String {
+fn hold_line(hold: &Hold, prices: &[Price]) -> String {
     let Hold { request, step, amount, epoch, marks: (prompt, output), created, expires, .. } = hold;
-    let (call, price, state) = (call_line(hold, price), &price.id, state(hold));
+    let (call, state) = (call_line(hold, &prices[hold.prices[0]].model), state(hold));
+    let price = &prices[hold.price].id;
+    let served = hold.served.map(|at| &prices[at]);
+    let served = served.map_or("||".to_owned(), |Price { id, model, .. }| format!("p/{model}|{model}|{id}"));
     let (reason, closed) = (or_blank(hold.reason), or_blank(hold.closed));
     let said = or_blank(hold.pending.as_ref().map(|said| format!("[{}]", said.join(","))));
     let made = format!("{request}|{step}|{amount}|{price}|{state}|{reason}|{epoch}");
-    format!("hold|{call}|{made}|{prompt}|{output}|{said}|{created}|{expires}|{closed}")
+    format!("hold|{call}|{made}|{prompt}|{output}|{said}|{created}|{expires}|{closed}|{served}")
 }
 
-fn usage_line(hold: &Hold, price: &Price) -> String {
+fn usage_line(hold: &Hold, prices: &[Price]) -> String {
     let used = hold.usage.as_ref().expect("it was charged");
     let Used { prompt, cached, output, source, cost, charged, written_off, at, .. } = used;
-    let (call, price) = (call_line(hold, price), &price.id);
+    let (price, model) = (&prices[used.price].id, &prices[used.named].model);
+    let call = call_line(hold, model);
     format!("usage|{call}|{price}|{prompt}|{cached}|{output}|{source}|{cost}|{charged}|{written_off}|{at}")
 }

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::compare;
 use crate::moves::{HOLD_LIFE, Known, Move, Outcome, SessionKey};
-use crate::words::{idempotency, new_hold, refusal, settlement, store_price};
+use crate::words::{idempotency, new_hold, refusal, served, settlement, store_price};
 
 /// A database and the only connection to it.
 pub struct Database {
@@ -148,11 +148,13 @@ fn run(conn: &mut SqliteConnection, step: &Move, now: i64, own_epoch: i64) -> Re
             Outcome::Closed { charged: charged.0, written_off: written_off.0, balance: balance.0, usage }
         }
         Move::Release { hold, why } => hold::release(conn, hold, why, now).map(|()| Outcome::Done)?,
-        Move::Checkpoint { hold, prompt, output, said } => {
+        Move::Checkpoint { hold, prompt, output, served: by, said } => {
             let marks =
                 switchboard::conversation::usage::Usage { prompt: *prompt, cached: 0, output: *output };
             let said = said.as_ref().map(|said| format!("[{}]", said.join(",")));
-            hold::checkpoint(conn, hold, marks, said.as_deref(), now + HOLD_LIFE).map(|()| Outcome::Done)?
+            let by = by.as_ref().map(served);
+            hold::checkpoint(conn, hold, (marks, by.as_ref()), said.as_deref(), now + HOLD_LIFE)
+                .map(|()| Outcome::Done)?
         }
         Move::AskAgain { account, key, again } => {
             Outcome::Known(match request_key::find(conn, (account, key), &idempotency(again), now)? {

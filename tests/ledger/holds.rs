@@ -21,10 +21,16 @@ fn cost(price: &Price, prompt: u64, cached: u64, output: u64) -> Option<i64> {
 }
 
 /// The most that a call can cost: each prompt token at the dearer price, each answer at full length.
-fn worst(wish: &Reserve, each: u64) -> Option<i64> {
-    let price = &wish.price;
+fn worst_at(wish: &Reserve, price: &Price, each: u64) -> Option<i64> {
     let dearer = if price.cached > price.input { wish.prompt_max } else { 0 };
     cost(price, wish.prompt_max, dearer, wish.n.checked_mul(each)?)
+}
+
+/// The same for the dearest of all that may serve it, the first of equals.
+fn worst(wish: &Reserve, each: u64) -> Option<(i64, &Price)> {
+    let mut all = wish.prices.iter().map(|price| Some((worst_at(wish, price, each)?, price)));
+    let first = all.next()??;
+    all.try_fold(first, |most, next| next.map(|next| if next.0 > most.0 { next } else { most }))
 }
 
 impl Model {
@@ -42,7 +48,9 @@ impl Model {
         };
         let payable = left.map_or(available, |left| left.min(available));
         let granted = longest(wish, payable);
-        let Some(amount) = worst(wish, granted) else { return Outcome::Refused(Refusal::BeyondMoney) };
+        let Some((amount, pinned)) = worst(wish, granted) else {
+            return Outcome::Refused(Refusal::BeyondMoney);
+        };
         if amount > available {
             self.tell_lack(wish, budget);
             return Outcome::Refused(Refusal::Balance { needed: amount, available });
@@ -79,7 +87,11 @@ impl Model {
         if granted < wish.wanted {
             self.notes.push("an answer was shortened to what can be paid");
         }
-        let price = self.prices.iter().position(|row| row.id == wish.price.id).expect("a price of the model");
+        let price = self.row(&pinned.id);
+        let prices: Vec<_> = wish.prices.iter().map(|price| self.row(&price.id)).collect();
+        if price != prices[0] {
+            self.notes.push("a fallback was dearer than the first choice");
+        }
         self.holds.push(Hold {
             id: wish.hold.clone(),
             at: wish.at.clone(),
@@ -89,6 +101,8 @@ impl Model {
             step: wish.step,
             amount,
             price,
+            prices,
+            served: None,
             prompt_max: wish.prompt_max,
             n: wish.n,
             max_output: granted,
@@ -179,7 +193,9 @@ impl Model {
             return self.outcome(&hold);
         }
         let Usage { prompt, cached, output } = end.usage;
-        let Some(cost) = cost(&self.prices[hold.price], prompt, cached, output) else {
+        let said = end.served.as_ref().map(|price| self.row(&price.id));
+        let at = said.or(hold.served).unwrap_or(hold.price);
+        let Some(cost) = cost(&self.prices[at], prompt, cached, output) else {
             return Outcome::Refused(Refusal::BeyondMoney);
         };
         if cached > prompt {
@@ -188,14 +204,20 @@ impl Model {
         let own = self.account(&account);
         let charged = cost.min(hold.amount + own.available);
         let written_off = cost - charged;
-        if prompt <= hold.prompt_max && output <= hold.n * hold.max_output {
+        if hold.prices.contains(&at) && prompt <= hold.prompt_max && output <= hold.n * hold.max_output {
             assert!(charged <= hold.amount && written_off == 0, "a hold covers what it was made for");
         }
         own.held -= hold.amount;
         own.available += hold.amount - charged;
         let balance_after = own.available + own.held;
         self.notes.push(kind_of_charge(cost, charged, hold.amount));
-        let pinned = &self.prices[hold.price];
+        if at != hold.price {
+            self.notes.push(match why {
+                Some(_) => "a crash left a call that was not served at the dearest price",
+                None => "a call was not served at the dearest price",
+            });
+        }
+        let pinned = &self.prices[at];
         let newer = |row: &Price| row.model == pinned.model && row.from > pinned.from && row.from <= now;
         if self.prices.iter().any(newer) {
             self.notes.push("a price changed while a call ran");
@@ -223,8 +245,22 @@ impl Model {
         }
         self.finish_request(&hold.request, end.answer.as_ref());
         let source = source_name(end.source);
-        let used =
-            Used { prompt, cached, output, source, cost, charged, written_off, at: now, balance_after };
+        let used = Used {
+            prompt,
+            cached,
+            output,
+            source,
+            cost,
+            charged,
+            written_off,
+            price: at,
+            named: said.or(hold.served).unwrap_or(hold.prices[0]),
+            at: now,
+            balance_after,
+        };
+        if said.is_some() {
+            self.hold_mut(&hold.id).served = said;
+        }
         write!(self.charges, "{cost}={charged}+{written_off} ").expect("text can be written");
         self.close(&hold.id, State::Settled, why, Some(used));
         Outcome::Closed { charged, written_off, balance: balance_after, usage: (prompt, cached, output) }
@@ -249,13 +285,21 @@ impl Model {
         Outcome::Done
     }
 
-    pub(crate) fn checkpoint(&mut self, id: &str, marks: (u64, u64), said: Option<&Vec<String>>) -> Outcome {
+    pub(crate) fn checkpoint(
+        &mut self,
+        id: &str,
+        marks: (u64, u64),
+        served: Option<&Price>,
+        said: Option<&Vec<String>>,
+    ) -> Outcome {
+        let served = served.map(|price| self.row(&price.id));
         let expires = self.now + HOLD_LIFE;
         let hold = self.hold_mut(id);
         if hold.state == State::Open {
             let grown = hold.marks.0 <= marks.0 && hold.marks.1 <= marks.1;
             if grown {
                 (hold.marks, hold.expires) = (marks, expires);
+                hold.served = served.or(hold.served);
             }
             if said.is_some() {
                 hold.pending = said.cloned();
@@ -277,8 +321,8 @@ impl Model {
                 released += 1;
             } else {
                 let usage = Usage { prompt, cached: 0, output };
-                let end =
-                    Settle { hold: hold.id, usage, source: UsageSource::Recovered, turn: None, answer: None };
+                let source = UsageSource::Recovered;
+                let end = Settle { hold: hold.id, usage, source, served: None, turn: None, answer: None };
                 self.settle(&end, Some("crash"));
                 settled += 1;
             }
@@ -370,7 +414,7 @@ fn kind_of_charge(cost: i64, charged: i64, held: i64) -> &'static str {
 
 /// The longest answers that `payable` pays, between the least and what is wanted.
 fn longest(wish: &Reserve, payable: i64) -> u64 {
-    let fits = |each: u64| worst(wish, each).is_some_and(|amount| amount <= payable);
+    let fits = |each: u64| worst(wish, each).is_some_and(|(amount, _)| amount <= payable);
     let (mut low, mut high) = (wish.least, wish.wanted);
     while low < high {
         let middle = low + (high - low).div_ceil(2);

@@ -99,8 +99,12 @@ pub struct Hold {
     pub request: String,
     pub step: i32,
     pub amount: i64,
-    /// Which row of the price list it is pinned to.
+    /// Which row of the price list it is pinned to: the dearest.
     pub price: usize,
+    /// Which rows it can be served at.
+    pub prices: Vec<usize>,
+    /// At which of them it is served, as far as it was said.
+    pub served: Option<usize>,
     pub prompt_max: u64,
     pub n: u64,
     pub max_output: u64,
@@ -124,6 +128,10 @@ pub struct Used {
     pub cost: i64,
     pub charged: i64,
     pub written_off: i64,
+    /// At which row of the price list.
+    pub price: usize,
+    /// The row that names the model: that of whoever served it, else that of whoever was to be asked first.
+    pub named: usize,
     pub at: i64,
     /// Where the account stood right after it.
     pub balance_after: i64,
@@ -168,6 +176,11 @@ impl Model {
         self.holds.iter().find(|hold| hold.id == id).expect("moves name holds of the model")
     }
 
+    /// The place of a row in the price list.
+    pub fn row(&self, id: &str) -> usize {
+        self.prices.iter().position(|row| row.id == id).expect("moves name prices of the model")
+    }
+
     /// The row of the price list in force now.
     pub fn current_price(&self, model: &str) -> Option<&Price> {
         let in_force = self.prices.iter().filter(|row| row.model == model && row.from <= self.now);
@@ -184,8 +197,8 @@ impl Model {
             Move::Reserve(wish) => self.reserve(wish),
             Move::Settle(end) => self.settle(end, None),
             Move::Release { hold, why } => self.release(hold, why),
-            Move::Checkpoint { hold, prompt, output, said } => {
-                self.checkpoint(hold, (*prompt, *output), said.as_ref())
+            Move::Checkpoint { hold, prompt, output, served, said } => {
+                self.checkpoint(hold, (*prompt, *output), served.as_ref(), said.as_ref())
             }
             Move::AskAgain { account, key, again } => Outcome::Known(self.known(account, key, again)),
             Move::Credit { account, reference, amount } => self.credit(account, reference, *amount),

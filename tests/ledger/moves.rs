@@ -15,7 +15,7 @@ pub enum Move {
     /// A turn ended before anything was received.
     Release { hold: String, why: &'static str },
     /// A long turn notes how far it has come.
-    Checkpoint { hold: String, prompt: u64, output: u64, said: Option<Vec<String>> },
+    Checkpoint { hold: String, prompt: u64, output: u64, served: Option<Price>, said: Option<Vec<String>> },
     /// A client looks whether its request was answered before.
     AskAgain { account: String, key: String, again: Again },
     /// A payment arrives, perhaps once more: its reference is looked up first.
@@ -56,7 +56,8 @@ pub struct Reserve {
     pub request: String,
     pub again: Option<Again>,
     pub step: i32,
-    pub price: Price,
+    /// The price rows of all that may serve it.
+    pub prices: Vec<Price>,
     pub prompt_max: u64,
     pub n: u64,
     pub wanted: u64,
@@ -69,6 +70,8 @@ pub struct Settle {
     pub hold: String,
     pub usage: Usage,
     pub source: UsageSource,
+    /// The price row of whoever served it.
+    pub served: Option<Price>,
     pub turn: Option<Turn>,
     pub answer: Option<String>,
 }

@@ -6,7 +6,7 @@ use switchboard::billing::money::Nanos;
 use switchboard::billing::price::Price as StorePrice;
 use switchboard::conversation::turn::Completeness;
 use switchboard::error::Error;
-use switchboard::store::hold::{NewHold, Settlement};
+use switchboard::store::hold::{Candidate, NewHold, Served, Settlement};
 use switchboard::store::request_key::Idempotency;
 use switchboard::store::session::StoredTurn;
 use switchboard::store::writer::WriteError;
@@ -44,11 +44,10 @@ pub fn new_hold(wish: &Reserve, now: i64, own_epoch: i64) -> NewHold {
         session: wish.at.name.clone(),
         session_by_server: wish.by_server,
         completion: wish.completion.clone(),
-        model: wish.price.model.clone(),
+        candidates: wish.prices.iter().map(candidate).collect(),
         request: wish.request.clone(),
         idempotency: wish.again.as_ref().map(idempotency),
         step: wish.step,
-        price: Arc::new(store_price(&wish.price)),
         prompt_max: wish.prompt_max,
         n: wish.n,
         wanted_output: wish.wanted,
@@ -57,6 +56,15 @@ pub fn new_hold(wish: &Reserve, now: i64, own_epoch: i64) -> NewHold {
         now,
         expires_at: now + HOLD_LIFE,
     }
+}
+
+fn candidate(row: &Price) -> Candidate {
+    Candidate { model: row.model.clone(), price: Arc::new(store_price(row)) }
+}
+
+/// Who serves a call at the price of that row, by the names that the row itself has.
+pub fn served(row: &Price) -> Served {
+    Served { by: format!("p/{}", row.model), model: row.model.clone(), price: row.id.as_str().into() }
 }
 
 pub fn settlement(end: &Settle) -> Settlement {
@@ -69,6 +77,7 @@ pub fn settlement(end: &Settle) -> Settlement {
     Settlement {
         usage: end.usage,
         source: end.source,
+        served: end.served.as_ref().map(served),
         turn: end.turn.as_ref().map(kept),
         answer: end.answer.clone(),
     }

@@ -21,7 +21,10 @@ pub struct Charge {
     key_id: String,
     agent_id: String,
     session_id: String,
+    /// The model that served it, or the first one that is asked.
     model: String,
+    /// The provider and model that served it, once that is known.
+    served_by: Option<String>,
     /// Which of the request's calls this was, from 0.
     step: i64,
     price: Price,
@@ -37,6 +40,10 @@ pub struct Charge {
 pub struct Hold {
     id: String,
     amount: Usd,
+    /// The model that is asked first.
+    model: String,
+    /// The row of the price list that the amount comes from: the dearest of all that may serve it.
+    price_id: String,
     /// `open`, `settled` or `released`.
     state: String,
     reason: Option<String>,
@@ -82,12 +89,15 @@ impl From<&Explained> for Charge {
             key_id: hold.key_id.clone(),
             agent_id: hold.agent_id.clone(),
             session_id: hold.session_id.clone(),
-            model: hold.model.clone(),
+            model: charge.usage.as_ref().map_or(&hold.model, |usage| &usage.model).clone(),
+            served_by: hold.served_by.clone(),
             step: hold.step.into(),
             price: (&charge.price).into(),
             hold: Hold {
                 id: hold.id.clone(),
                 amount: hold.amount.into(),
+                model: hold.model.clone(),
+                price_id: hold.price_id.clone(),
                 state: hold.state.clone(),
                 reason: hold.reason.clone(),
                 created_at: hold.created_at.into(),
@@ -112,8 +122,12 @@ impl From<&Explained> for Charge {
 /// The same in sentences, in the order in which it happened.
 fn story(charge: &Explained) -> Vec<String> {
     let (hold, price) = (&charge.hold, &charge.price);
+    let dearest = match &charge.pinned.model {
+        pinned if names(pinned, &hold.model) => String::new(),
+        pinned => format!(", had {pinned} served it, the dearest that could"),
+    };
     let mut story = vec![format!(
-        "{}: {} USD were set aside, the most that this call to {} could cost.",
+        "{}: {} USD were set aside, the most that this call to {} could cost{dearest}.",
         rfc3339(hold.created_at),
         Nanos(hold.amount),
         hold.model
@@ -144,6 +158,10 @@ fn story(charge: &Explained) -> Vec<String> {
         "{closed}: {counted} {} prompt tokens ({} of them cached) and {} output tokens.",
         usage.prompt, usage.cached, usage.output
     ));
+    if let Some(by) = &hold.served_by {
+        let price = format!("the price of {} in force since {}", price.model, rfc3339(price.effective_from));
+        story.push(format!("{by} served it; {price} counts."));
+    }
     story.push(format!(
         "At {} USD, {} USD (cached) and {} USD per million and {} USD per request this is {} USD{}.",
         price.input,
@@ -169,6 +187,11 @@ fn story(charge: &Explained) -> Vec<String> {
         ));
     }
     story
+}
+
+/// Whether a row of the price list, `provider/model` or bare, is one of `model`.
+fn names(listed: &str, model: &str) -> bool {
+    listed == model || listed.strip_suffix(model).is_some_and(|before| before.ends_with('/'))
 }
 
 fn rounding(charge: &Explained) -> &'static str {
