@@ -11,11 +11,12 @@ use crate::auth::api_key::KeyKind;
 use crate::billing::Billing;
 use crate::billing::catalogue;
 use crate::billing::money::Nanos;
+use crate::billing::price::Price;
 use crate::clock;
 use crate::conversation::agent::{Agent, Definition};
 use crate::error::Error;
 use crate::http::keys::new_key;
-use crate::id::{AccountId, AgentId};
+use crate::id::{AccountId, AgentId, PriceId};
 use crate::provider::Routes;
 use crate::store::account::AccountRow;
 use crate::store::ledger_entry::{self, NewEntry};
@@ -58,6 +59,24 @@ pub struct Secrets {
 /// When the store cannot be written.
 pub async fn price_models(store: &Store, billing: &Billing, routes: &Routes) -> Result<Vec<String>, Error> {
     let mut told = Vec::new();
+    for provider in routes.providers() {
+        for given in &provider.terms.prices {
+            let model = format!("{}/{}", provider.name, given.model);
+            if is_priced(billing, routes, &model) {
+                continue;
+            }
+            let price = Price {
+                id: PriceId::random(),
+                model,
+                effective_from: clock::now_ms(),
+                input: given.input,
+                cached_input: given.cached_input,
+                output: given.output,
+                per_request: given.per_request,
+            };
+            told.push(begin(store, billing, price, "from the configuration").await?);
+        }
+    }
     for (at, provider) in routes.providers().iter().enumerate() {
         // The first one's models go by their bare names.
         let model =
@@ -73,22 +92,33 @@ async fn price_model(
     routes: &Routes,
     model: &str,
 ) -> Result<Option<String>, Error> {
-    let Some(route) = routes.find(model) else { return Ok(None) };
-    let now = clock::now_ms();
-    if route.priced_as.iter().any(|name| billing.prices().current(name, now).is_some()) {
+    if is_priced(billing, routes, model) {
         return Ok(None);
     }
-    let (price, known) = catalogue::starting_price(model, now);
+    let (price, known) = catalogue::starting_price(model, clock::now_ms());
+    let from = if known { "from the catalogue" } else { "not in the catalogue, so a guess" };
+    begin(store, billing, price, from).await.map(Some)
+}
+
+/// Whether whoever is asked first for `model` has a price for it.
+fn is_priced(billing: &Billing, routes: &Routes, model: &str) -> bool {
+    let (routes, now) = (routes.all(model, &[]), clock::now_ms());
+    let mut names = routes.first().into_iter().flat_map(|route| &route.priced_as);
+    names.any(|name| billing.prices().current(name, now).is_some())
+}
+
+/// Adds a row to the price list; says so, for people.
+async fn begin(store: &Store, billing: &Billing, price: Price, from: &str) -> Result<String, Error> {
     let new = price.clone();
     store.write(move |conn| Ok(store::price::insert(conn, &new)?)).await?;
-    let from = if known { "from the catalogue" } else { "not in the catalogue, so a guess" };
     let told = format!(
-        "{model} costs {} USD in and {} USD out per million tokens ({from}; change it with `switchboard price set`)",
+        "{} costs {} USD in and {} USD out per million tokens ({from}; change it with `switchboard price set`)",
+        price.model,
         short(price.input),
         short(price.output)
     );
     billing.prices().add(price);
-    Ok(Some(told))
+    Ok(told)
 }
 
 fn short(amount: Nanos) -> String {

@@ -171,6 +171,8 @@ pub struct UpstreamFailure {
     pub message: String,
     /// For the log.
     pub cause: String,
+    /// Whether it may pass by itself, so that the same provider may be asked once more.
+    pub passes: bool,
 }
 
 /// Kinds of failure of a provider.
@@ -209,7 +211,12 @@ impl UpstreamFailure {
             UpstreamKind::Unavailable { .. } => "the provider is not available now; try again shortly",
             UpstreamKind::Timeout => "the provider took too long to answer",
         };
-        Self { kind, message: message.to_owned(), cause: cause.into() }
+        Self { kind, message: message.to_owned(), cause: cause.into(), passes: false }
+    }
+
+    /// The same, of a kind that may pass by itself.
+    pub fn passing(self) -> Self {
+        Self { passes: true, ..self }
     }
 }
 

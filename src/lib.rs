@@ -24,6 +24,7 @@ pub mod http;
 pub mod id;
 pub mod json;
 pub mod metrics;
+pub mod outbound;
 pub mod provider;
 pub mod rate_limit;
 pub mod server;

@@ -133,7 +133,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let limits = RateLimits::start(&handles[1], gone());
     let secrets = (config.data.as_path(), webhooks_in_use);
     let webhooks = Webhooks::start(&handles[2], store.clone(), secrets, config.webhooks, gone())?;
-    let routes = Routes::new(config.providers.clone());
+    let routes = Routes::new(config.providers.clone(), config.policy);
     let rooms = Rooms {
         routes: routes.clone(),
         store: store.clone(),
@@ -220,6 +220,7 @@ fn cors(origins: &[String]) -> Cors {
         "x-history-matched",
         "x-context-dropped",
         "x-max-completion-tokens",
+        "x-served-model",
         "idempotent-replayed",
         "retry-after",
         "x-should-retry",

@@ -12,6 +12,7 @@ mod ledger;
 mod output;
 mod parse;
 mod price;
+mod provider;
 mod server;
 mod session;
 mod webhook;
@@ -34,6 +35,8 @@ pub enum Manage {
     Credit(credit::Credit),
     /// What models cost (operator)
     Price(price::Price),
+    /// Who answers, and how they do (operator)
+    Provider(provider::Provider),
     /// Conversations and their messages (account key)
     Session(session::Session),
     /// The books: prove them (operator), read them (account key)
@@ -64,6 +67,7 @@ pub fn run(command: Manage) -> anyhow::Result<ExitCode> {
         Manage::Key(noun) => perform(noun.server, noun.action.plan()),
         Manage::Credit(noun) => perform(noun.server, Ok(noun.action.plan())),
         Manage::Price(noun) => perform(noun.server, noun.action.plan()),
+        Manage::Provider(noun) => perform(noun.server, Ok(noun.action.plan())),
         Manage::Session(noun) => perform(noun.server, Ok(noun.action.plan())),
         Manage::Ledger(noun) if noun.is_offline() => (false, ledger::verify_offline(&noun.server)),
         Manage::Ledger(noun) => perform(noun.server, Ok(noun.action.plan())),

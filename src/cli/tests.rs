@@ -24,6 +24,7 @@ fn plan(line: &[&str]) -> Plan {
         Manage::Key(noun) => noun.action.plan(),
         Manage::Credit(noun) => Ok(noun.action.plan()),
         Manage::Price(noun) => noun.action.plan(),
+        Manage::Provider(noun) => Ok(noun.action.plan()),
         Manage::Session(noun) => Ok(noun.action.plan()),
         Manage::Ledger(noun) => Ok(noun.action.plan()),
         Manage::Webhook(noun) => Ok(noun.action.plan()),

@@ -23,6 +23,9 @@ pub struct ServeArgs {
     /// The provider's model, which agents use that name none
     #[arg(long, value_name = "MODEL", env = "SWITCHBOARD_PROVIDER_MODEL")]
     pub provider_model: Option<String>,
+    /// How often a provider that does not answer is asked once more, 0 to 2 [default: 1]
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_PROVIDER_RETRIES")]
+    pub provider_retries: Option<String>,
     /// Origin whose pages may call this server; may be repeated
     #[arg(long, value_name = "ORIGIN", env = "SWITCHBOARD_CORS_ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::config::openai_kind;
-use crate::provider::{ProviderConfig, ProviderKind, Timeouts};
+use crate::provider::{ProviderConfig, ProviderKind, Terms, Timeouts};
 
 /// Where Ollama listens unless it was told otherwise.
 const OLLAMA: ([u8; 4], u16) = ([127, 0, 0, 1], 11_434);
@@ -16,13 +16,14 @@ const OLLAMA_ANSWER: Duration = Duration::from_millis(500);
 const OLLAMA_BYTES: u64 = 1024 * 1024;
 
 /// OpenAI if there is a key, else a local Ollama that answers, else the demonstration; and why.
-pub fn provider(model: Option<&str>) -> (ProviderConfig, String) {
+pub fn provider(model: Option<&str>, terms: Terms) -> (ProviderConfig, String) {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let config = |name: &str, kind: ProviderKind, fallback: String| ProviderConfig {
         name: name.to_owned(),
         kind,
         model: model.map_or(fallback, str::to_owned),
         timeouts: Timeouts::DEFAULT,
+        terms: terms.clone(),
     };
     if let Some(key) = variable("OPENAI_API_KEY") {
         let url = variable("OPENAI_BASE_URL").unwrap_or_else(|| "https://api.openai.com/v1".to_owned());
@@ -39,6 +40,7 @@ pub fn provider(model: Option<&str>) -> (ProviderConfig, String) {
         kind: ProviderKind::Demo,
         model: "demo".to_owned(),
         timeouts: Timeouts::DEFAULT,
+        terms: terms.clone(),
     };
     (demo, "no provider is configured; it answers without any model".to_owned())
 }

@@ -81,6 +81,23 @@ impl Table {
         })
     }
 
+    /// The names of the fields that nobody took yet.
+    pub fn names(&self) -> Vec<String> {
+        self.fields.keys().cloned().collect()
+    }
+
+    /// A table.
+    pub fn table(&mut self, key: &str, faults: &mut Vec<String>) -> Option<Table> {
+        let at = self.path(key);
+        match self.fields.remove(key)? {
+            toml::Value::Table(fields) => Some(Table { at, fields }),
+            other => {
+                faults.push(format!("{at}: expected a table, found {other}"));
+                None
+            }
+        }
+    }
+
     /// A list of tables.
     pub fn tables(&mut self, key: &str, faults: &mut Vec<String>) -> Vec<Table> {
         let Some(value) = self.fields.remove(key) else { return Vec::new() };

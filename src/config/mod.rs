@@ -3,6 +3,7 @@
 mod args;
 mod detect;
 mod file;
+mod terms;
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,7 +14,10 @@ pub use args::ServeArgs;
 use file::Table;
 
 use crate::audit;
-use crate::provider::{OutputField, ProviderConfig, ProviderKind, Timeouts, anthropic};
+use crate::provider::retry::MAX_RETRIES;
+use crate::provider::{
+    DEFAULT_RETRIES, OWN, OutputField, Policy, ProviderConfig, ProviderKind, Terms, Timeouts, anthropic,
+};
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
 use crate::webhook::Delivery;
 
@@ -29,6 +33,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Who answers; at least one.
     pub providers: Vec<ProviderConfig>,
+    /// How calls are spread over them, and where tenants' own ones may lie.
+    pub policy: Policy,
     /// How the providers were chosen, for people.
     pub provider_origin: String,
     /// Origins whose pages may call.
@@ -122,15 +128,32 @@ impl Config {
                 "cors_origins: expected an origin such as https://example.com, found `{origin}`"
             ));
         }
-        let mut providers = providers_from_flags(args, &mut faults);
+        let policy = Policy {
+            balance: terms::balance(&mut file, &mut faults),
+            allow_private: file.flag("allow_private_providers", &mut faults).unwrap_or(false),
+        };
+        let in_file = file.number("provider_retries", &mut faults);
+        let retries = number(args.provider_retries.as_ref(), in_file, "provider_retries", &mut faults);
+        if retries.is_some_and(|retries| retries > u64::from(MAX_RETRIES)) {
+            faults.push(format!("provider_retries: expected 0 to {MAX_RETRIES}"));
+        }
+        let retries = retries.and_then(|retries| u32::try_from(retries).ok()).unwrap_or(DEFAULT_RETRIES);
+        let default_terms = Terms { retries, ..Terms::default() };
+        let mut providers = providers_from_flags(args, &default_terms, &mut faults);
         let flagged = !providers.is_empty();
         providers.extend(file.tables("providers", &mut faults).into_iter().filter_map(|mut table| {
-            let provider = provider_from_file(&mut table, &mut faults);
+            let provider = provider_from_file(&mut table, retries, &mut faults);
             faults.extend(table.unknown());
             provider
         }));
         faults.extend(file.unknown());
         for (at, provider) in providers.iter().enumerate() {
+            if provider.name.is_empty() || provider.name.contains('/') || provider.name == OWN {
+                faults.push(format!(
+                    "providers: expected a name without a slash that is not `{OWN}`, found `{}`",
+                    provider.name
+                ));
+            }
             if providers[..at].iter().any(|earlier| earlier.name == provider.name) {
                 faults.push(format!("providers: two are called `{}`", provider.name));
             }
@@ -139,7 +162,7 @@ impl Config {
             return Err(Faults(faults));
         }
         let (providers, provider_origin) = if providers.is_empty() {
-            let (provider, origin) = detect::provider(args.provider_model.as_deref());
+            let (provider, origin) = detect::provider(args.provider_model.as_deref(), default_terms);
             if matches!(provider.kind, ProviderKind::Demo) && args.provider_model.is_some() {
                 let needs =
                     "--provider-model: needs --provider-url, OPENAI_API_KEY or a running Ollama beside it";
@@ -156,6 +179,7 @@ impl Config {
             listen,
             data: data.unwrap_or_else(|| PathBuf::from("./data")),
             providers,
+            policy,
             provider_origin,
             cors_origins,
             max_body: usize::try_from(max_body.unwrap_or(20_000_000)).unwrap_or(usize::MAX),
@@ -186,6 +210,8 @@ impl Config {
         root.insert("webhook_retry_s".into(), whole(self.webhooks.first_retry.as_secs()));
         root.insert("allow_private_webhooks".into(), self.webhooks.allow_private.into());
         root.insert("metrics_public".into(), self.metrics_public.into());
+        root.insert("balance".into(), self.policy.balance.as_str().into());
+        root.insert("allow_private_providers".into(), self.policy.allow_private.into());
         root.insert("cors_origins".into(), self.cors_origins.clone().into());
         let limits = &self.default_limits;
         let all = [
@@ -236,10 +262,11 @@ fn provider_table(provider: &ProviderConfig) -> toml::Table {
     ] {
         table.insert(name.into(), i64::try_from(time.as_secs()).unwrap_or(i64::MAX).into());
     }
+    terms::to_table(&provider.terms, &mut table);
     table
 }
 
-fn providers_from_flags(args: &ServeArgs, faults: &mut Vec<String>) -> Vec<ProviderConfig> {
+fn providers_from_flags(args: &ServeArgs, terms: &Terms, faults: &mut Vec<String>) -> Vec<ProviderConfig> {
     let Some(url) = &args.provider_url else {
         if args.provider_key.is_some() {
             faults.push("--provider-key: needs --provider-url beside it".to_owned());
@@ -255,10 +282,11 @@ fn providers_from_flags(args: &ServeArgs, faults: &mut Vec<String>) -> Vec<Provi
         kind: openai_kind(url, args.provider_key.as_deref(), None),
         model: args.provider_model.clone().unwrap_or_default(),
         timeouts: Timeouts::DEFAULT,
+        terms: terms.clone(),
     }]
 }
 
-fn provider_from_file(table: &mut Table, faults: &mut Vec<String>) -> Option<ProviderConfig> {
+fn provider_from_file(table: &mut Table, retries: u32, faults: &mut Vec<String>) -> Option<ProviderConfig> {
     let name = table.text("name", faults);
     let model = table.text("model", faults);
     let seconds = |table: &mut Table, key: &str, default: Duration, faults: &mut Vec<String>| match table
@@ -277,6 +305,7 @@ fn provider_from_file(table: &mut Table, faults: &mut Vec<String>) -> Option<Pro
         between: seconds(table, "chunk_timeout_s", defaults.between, faults),
         total: seconds(table, "total_timeout_s", defaults.total, faults),
     };
+    let terms = terms::from_file(table, retries, faults);
     let at = table.at().to_owned();
     let kind = table.text("kind", faults);
     let kind = match kind.as_deref() {
@@ -311,10 +340,11 @@ fn provider_from_file(table: &mut Table, faults: &mut Vec<String>) -> Option<Pro
         faults.push(format!("{at}.name: is required"));
     }
     let model = model.or_else(|| matches!(kind, ProviderKind::Demo).then(|| "demo".to_owned()));
+    let model = model.or_else(|| terms.models.first().cloned());
     if model.is_none() {
         faults.push(format!("{at}.model: is required (the model of agents that name none)"));
     }
-    Some(ProviderConfig { name: name?, kind, model: model?, timeouts })
+    Some(ProviderConfig { name: name?, kind, model: model?, timeouts, terms })
 }
 
 /// Where a provider is; the `usual` place where the file does not say.
@@ -342,14 +372,11 @@ fn api_key(table: &mut Table, faults: &mut Vec<String>) -> Option<String> {
     })
 }
 
-/// OpenAI itself wants the newer name of the output bound; everybody else knows the older one.
 fn openai_kind(url: &str, key: Option<&str>, field: Option<OutputField>) -> ProviderKind {
-    let own = url.contains("://api.openai.com/") || url.ends_with("://api.openai.com");
-    let fitting = if own { OutputField::MaxCompletionTokens } else { OutputField::MaxTokens };
     ProviderKind::OpenAi {
         base_url: url.trim_end_matches('/').to_owned(),
         api_key: key.filter(|key| !key.is_empty()).map(|key| key.to_owned().into()),
-        output_field: field.unwrap_or(fitting),
+        output_field: field.unwrap_or_else(|| OutputField::fitting(url)),
     }
 }
 

@@ -10,6 +10,8 @@ use crate::id::{AccountId, AgentId};
 
 /// The longest name of an agent, in bytes.
 pub const MAX_NAME: usize = 256;
+/// The most fallbacks of an agent.
+pub const MAX_FALLBACKS: usize = 8;
 /// The longest instructions, in bytes.
 pub const MAX_INSTRUCTIONS: usize = 256 * 1024;
 
@@ -107,10 +109,21 @@ impl Definition {
                 return Err(Invalid::value(name, "expected a whole number above 0"));
             }
         }
+        if self.fallbacks.len() > MAX_FALLBACKS {
+            return Err(Invalid::value("fallbacks", format_args!("expected at most {MAX_FALLBACKS} models")));
+        }
+        if let Some(at) = self.fallbacks.iter().position(|model| model.trim().is_empty()) {
+            return Err(Invalid::value(format!("fallbacks[{at}]"), "expected the name of a model"));
+        }
         if let Some(name) = self.parameters.keys().find(|name| NOT_PARAMETERS.contains(&name.as_str())) {
             return Err(Invalid::value(format!("parameters.{name}"), "this field cannot be a parameter"));
         }
         Ok(())
+    }
+
+    /// Its model and what is tried after it.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.model).chain(&self.fallbacks).map(String::as_str)
     }
 
     /// The provider fields that a request starts from.

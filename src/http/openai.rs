@@ -141,9 +141,9 @@ pub fn into_turn(
     {
         return Err(Invalid::value("session_id", "the header X-Session-Id names another session").into());
     }
-    if let Some(route) = routes.find(&agent.definition.model) {
-        routes.check_price(&route, &chat.fields)?;
-        routes.check_messages(&route, &chat.messages)?;
+    if let Some(route) = routes.all(&agent.definition.model, &[]).first() {
+        routes.check_price(route, &chat.fields)?;
+        routes.check_messages(route, &chat.messages)?;
     }
     let named = chat.session.or(in_header);
     let named_by = if named.is_some() { NamedBy::Client } else { NamedBy::Nobody };
@@ -245,6 +245,9 @@ pub fn chat_headers(request: &HttpRequest, running: &Running, answer: &mut HttpR
     };
     set("x-completion-id", running.completion.to_string());
     set("x-session-id", running.session.to_string());
+    if let Some(served) = &running.served {
+        set("x-served-model", served.clone());
+    }
     if running.replayed {
         set("idempotent-replayed", "true".to_owned());
     }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use actix_service::{Service, fn_service};
-use actix_tls::connect::{ConnectInfo, ConnectorService};
+use actix_service::fn_service;
+use actix_tls::connect::ConnectInfo;
 use awc::ClientResponse;
 use awc::error::{ConnectError, PayloadError, SendRequestError};
 use awc::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
 use crate::error::{UpstreamFailure, UpstreamKind};
+use crate::outbound::{self, Reach};
 use crate::provider::Timeouts;
 use crate::provider::refusal::{Refusal, Secrets};
 use crate::provider::sse::EventReader;
@@ -37,6 +38,8 @@ pub struct Endpoint {
     client: awc::Client,
     url: String,
     headers: Vec<(&'static str, SecretString)>,
+    /// What the operator adds.
+    extra: Vec<(String, SecretString)>,
     secrets: Secrets,
     timeouts: Timeouts,
 }
@@ -49,7 +52,33 @@ impl Endpoint {
         secrets: Secrets,
         timeouts: Timeouts,
     ) -> Self {
-        Self { client: client(timeouts), url, headers, secrets, timeouts }
+        let client = client(timeouts, Reach::Anywhere);
+        Self { client, url, headers, extra: Vec::new(), secrets, timeouts }
+    }
+
+    /// Makes a client for places that tenants name: not in the operator's own network, unless that is allowed.
+    pub fn for_tenants(allow_private: bool, secrets: Secrets, timeouts: Timeouts) -> Self {
+        let client = client(timeouts, if allow_private { Reach::Anywhere } else { Reach::Public });
+        let (headers, extra) = (Vec::new(), Vec::new());
+        Self { client, url: String::new(), headers, extra, secrets, timeouts }
+    }
+
+    /// Adds what the operator wants to be sent too.
+    pub fn with_headers(self, extra: Vec<(String, SecretString)>) -> Self {
+        Self { extra, ..self }
+    }
+
+    /// The same for a call with a tenant's key: with its `headers` in the place of all of the operator's, which may
+    /// be credentials, and at another place if it names one.
+    pub fn lent(
+        &self,
+        url: Option<String>,
+        headers: Vec<(&'static str, SecretString)>,
+        secrets: Secrets,
+    ) -> Self {
+        let url = url.unwrap_or_else(|| self.url.clone());
+        let (client, timeouts) = (self.client.clone(), self.timeouts);
+        Self { client, url, headers, extra: Vec::new(), secrets, timeouts }
     }
 
     /// What no client may read.
@@ -104,6 +133,9 @@ impl Endpoint {
             for (name, value) in &self.headers {
                 request = request.insert_header((*name, value.expose_secret()));
             }
+            for (name, value) in &self.extra {
+                request = request.insert_header((name.as_str(), value.expose_secret()));
+            }
             match request.send_body(body.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(SendRequestError::Send(_) | SendRequestError::Connect(ConnectError::Disconnected))
@@ -129,10 +161,10 @@ impl Endpoint {
     }
 }
 
-fn client(timeouts: Timeouts) -> awc::Client {
+fn client(timeouts: Timeouts, reach: Reach) -> awc::Client {
     // Without TCP_NODELAY a small write may wait 40 ms for an acknowledgement.
-    let nodelay = fn_service(|to: ConnectInfo<Uri>| async {
-        let connection = ConnectorService::default().call(to).await?;
+    let nodelay = fn_service(move |to: ConnectInfo<Uri>| async move {
+        let connection = outbound::connect(to, reach).await?;
         if let Err(cause) = connection.io_ref().set_nodelay(true) {
             tracing::debug!(%cause, "TCP_NODELAY could not be set");
         }
@@ -211,7 +243,13 @@ fn unreached(cause: &SendRequestError) -> UpstreamFailure {
         SendRequestError::Response(_) => UpstreamKind::Invalid,
         _ => UpstreamKind::Unavailable { retry_after: None },
     };
-    UpstreamFailure::new(kind, cause.to_string())
+    let failure = UpstreamFailure::new(kind, cause.to_string());
+    match cause {
+        // It was reached, and left without a word: it may have begun.
+        SendRequestError::Connect(ConnectError::Disconnected) => failure,
+        SendRequestError::Connect(_) | SendRequestError::Timeout => failure.passing(),
+        _ => failure,
+    }
 }
 
 async fn read_all<S>(answer: &mut ClientResponse<S>, limit: usize) -> Result<Bytes, UpstreamFailure>

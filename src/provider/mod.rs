@@ -4,10 +4,16 @@
 //! answers as `chat.completion` objects, in the bytes they came in where nothing had to be translated.
 
 pub mod anthropic;
+pub mod breaker;
+pub mod choice;
 mod demo;
+pub mod health;
 mod http;
 pub mod openai;
+pub mod own;
 mod refusal;
+pub mod retry;
+mod routes;
 mod sse;
 
 use std::rc::Rc;
@@ -19,9 +25,11 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::LocalBoxStream;
 use secrecy::SecretString;
 
-use crate::conversation::message::Message;
-use crate::error::{Invalid, UpstreamFailure};
+use crate::billing::money::Nanos;
+use crate::error::UpstreamFailure;
 use crate::json::{Fields, Raw};
+use own::Own;
+pub use routes::{OWN, Policy, Route, Routes};
 
 /// A provider as configured.
 #[derive(Clone, Debug)]
@@ -34,6 +42,89 @@ pub struct ProviderConfig {
     pub model: String,
     /// How long it may take.
     pub timeouts: Timeouts,
+    /// On which terms it is called.
+    pub terms: Terms,
+}
+
+impl ProviderConfig {
+    /// Whether a bare name of a model is one of this provider's; one that lists models has its own one too.
+    pub fn lists(&self, model: &str) -> bool {
+        let listed = &self.terms.models;
+        listed.iter().any(|own| own == model) || (!listed.is_empty() && self.model == model)
+    }
+}
+
+/// Retries of one candidate where nobody says otherwise.
+pub const DEFAULT_RETRIES: u32 = 1;
+
+/// On which terms a provider is called.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The models that go to it by their bare names.
+    pub models: Vec<String>,
+    /// Calls at once across all threads.
+    pub max_concurrency: Option<usize>,
+    /// Further headers of each request; some of them are secrets.
+    pub headers: Vec<(String, SecretString)>,
+    /// What its models cost to begin with.
+    pub prices: Vec<StartingPrice>,
+    /// Its share among the providers of one model.
+    pub weight: u32,
+    /// What happens to a call whose client has left.
+    pub on_disconnect: OnDisconnect,
+    /// How often it is asked again.
+    pub retries: u32,
+    /// When it is left alone.
+    pub breaker: breaker::Settings,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            models: Vec::new(),
+            max_concurrency: None,
+            headers: Vec::new(),
+            prices: Vec::new(),
+            weight: 1,
+            on_disconnect: OnDisconnect::Cancel,
+            retries: DEFAULT_RETRIES,
+            breaker: breaker::Settings::DEFAULT,
+        }
+    }
+}
+
+/// What happens to a call whose client has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It ends.
+    Cancel,
+    /// It is read on to its usage: the provider bills all of it anyway.
+    Drain,
+}
+
+impl OnDisconnect {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// What a model costs where the price list does not say, in dollars per million tokens and per request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartingPrice {
+    /// The provider's name of the model.
+    pub model: String,
+    /// Prompt tokens.
+    pub input: Nanos,
+    /// Prompt tokens that the provider had in its cache.
+    pub cached_input: Nanos,
+    /// Tokens of the answer.
+    pub output: Nanos,
+    /// Each request.
+    pub per_request: Nanos,
 }
 
 /// Protocols.
@@ -69,6 +160,12 @@ pub enum OutputField {
 }
 
 impl OutputField {
+    /// OpenAI itself wants the newer name; everybody else knows the older one.
+    pub fn fitting(base_url: &str) -> Self {
+        let own = base_url.contains("://api.openai.com/") || base_url.ends_with("://api.openai.com");
+        if own { Self::MaxCompletionTokens } else { Self::MaxTokens }
+    }
+
     /// The field's name.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -113,6 +210,8 @@ pub struct Call {
     pub max_output: u64,
     /// Whether to stream.
     pub stream: bool,
+    /// The tenant's own key, instead of the operator's.
+    pub own: Option<Arc<Own>>,
 }
 
 /// What a provider answers.
@@ -143,87 +242,15 @@ pub trait Provider {
     fn timeouts(&self) -> Timeouts;
 }
 
-/// Which provider serves a model.
-#[derive(Clone, Debug)]
-pub struct Route {
-    provider: usize,
-    /// The provider's name of the model.
-    pub model: String,
-    /// The names under which its price may stand, the most exact first.
-    pub priced_as: Vec<String>,
-}
-
-/// Which models go where. Shared by all threads.
-#[derive(Clone, Debug)]
-pub struct Routes(Arc<Vec<ProviderConfig>>);
-
-impl Routes {
-    /// Routes over the configured providers, of which there is at least one.
-    pub fn new(providers: Vec<ProviderConfig>) -> Self {
-        Self(Arc::new(providers))
-    }
-
-    /// The providers.
-    pub fn providers(&self) -> &[ProviderConfig] {
-        &self.0
-    }
-
-    /// The name of a route's provider.
-    pub fn name_of(&self, route: &Route) -> &str {
-        self.0.get(route.provider).map_or("", |provider| &provider.name)
-    }
-
-    /// The model of agents that name none: the first provider's.
-    pub fn default_model(&self) -> &str {
-        self.0.first().map_or("", |provider| &provider.model)
-    }
-
-    /// Where `model` goes: `provider/model` to that provider, a bare name to the first one, no name to the first
-    /// one's own model.
-    pub fn find(&self, model: &str) -> Option<Route> {
-        let model = if model.is_empty() { self.default_model() } else { model };
-        let named = model.split_once('/').and_then(|(name, rest)| {
-            let provider = self.0.iter().position(|own| own.name == name)?;
-            Some((provider, rest))
-        });
-        let (provider, bare) = named.unwrap_or((0, model));
-        let name = &self.0.get(provider)?.name;
-        let priced_as = vec![format!("{name}/{bare}"), bare.to_owned()];
-        (!bare.is_empty()).then(|| Route { provider, model: bare.to_owned(), priced_as })
-    }
-}
-
-impl Routes {
-    /// Refuses fields that change the price beyond what the price list covers, and those that the provider's protocol
-    /// has no words for.
-    ///
-    /// # Errors
-    /// Names the field.
-    pub fn check_price(&self, route: &Route, fields: &Fields) -> Result<(), Invalid> {
-        match self.0.get(route.provider).map(|provider| &provider.kind) {
-            Some(ProviderKind::OpenAi { .. }) => openai::check_price(fields),
-            Some(ProviderKind::Anthropic { .. }) => anthropic::check_fields(fields),
-            Some(ProviderKind::Demo) | None => Ok(()),
-        }
-    }
-
-    /// Refuses messages that the provider's protocol has no words for.
-    ///
-    /// # Errors
-    /// Names the part of the message.
-    pub fn check_messages(&self, route: &Route, messages: &[Message]) -> Result<(), Invalid> {
-        match self.0.get(route.provider).map(|provider| &provider.kind) {
-            Some(ProviderKind::Anthropic { .. }) => {
-                anthropic::check_messages(messages.iter().map(|message| &message.raw))
-            }
-            Some(ProviderKind::OpenAi { .. } | ProviderKind::Demo) | None => Ok(()),
-        }
-    }
-}
-
 /// The providers of one thread.
 #[derive(Clone)]
-pub struct Providers(Rc<Vec<Rc<dyn Provider>>>);
+pub struct Providers(Rc<Local>);
+
+struct Local {
+    operators: Vec<Rc<dyn Provider>>,
+    /// Calls the providers that tenants name themselves.
+    tenants: Rc<dyn Provider>,
+}
 
 impl Providers {
     /// Makes a client of each provider for this thread.
@@ -231,19 +258,27 @@ impl Providers {
         let one = |config: &ProviderConfig| -> Rc<dyn Provider> {
             match &config.kind {
                 ProviderKind::OpenAi { base_url, api_key, output_field } => {
-                    Rc::new(openai::OpenAi::new(base_url, api_key.clone(), *output_field, config.timeouts))
+                    let headers = config.terms.headers.clone();
+                    let key = api_key.clone();
+                    Rc::new(openai::OpenAi::new((base_url, headers), key, *output_field, config.timeouts))
                 }
                 ProviderKind::Anthropic { base_url, api_key } => {
-                    Rc::new(anthropic::Anthropic::new(base_url, api_key.clone(), config.timeouts))
+                    let headers = config.terms.headers.clone();
+                    let key = api_key.clone();
+                    Rc::new(anthropic::Anthropic::new((base_url, headers), key, config.timeouts))
                 }
                 ProviderKind::Demo => Rc::new(demo::Demo),
             }
         };
-        Self(Rc::new(routes.providers().iter().map(one).collect()))
+        let tenants = Rc::new(openai::OpenAi::for_tenants(routes.policy().allow_private));
+        Self(Rc::new(Local { operators: routes.providers().iter().map(one).collect(), tenants }))
     }
 
     /// The provider of a route.
     pub fn of(&self, route: &Route) -> Option<Rc<dyn Provider>> {
-        self.0.get(route.provider).cloned()
+        match route.provider() {
+            Some(at) => self.0.operators.get(at).cloned(),
+            None => Some(self.0.tenants.clone()),
+        }
     }
 }

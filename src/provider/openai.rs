@@ -25,16 +25,20 @@ struct Inner {
 impl OpenAi {
     /// Makes the client. TLS needs a crypto provider installed before.
     pub fn new(
-        base_url: &str,
+        (base_url, extra): (&str, Vec<(String, SecretString)>),
         api_key: Option<SecretString>,
         output_field: OutputField,
         timeouts: Timeouts,
     ) -> Self {
-        let url = format!("{}/chat/completions", base_url.trim_end_matches('/'));
-        let bearer = api_key.as_ref().map(|key| format!("Bearer {}", key.expose_secret()).into());
-        let headers = bearer.map(|bearer| ("authorization", bearer)).into_iter().collect();
-        let endpoint = Endpoint::new(url, headers, Secrets::new(api_key), timeouts);
-        Self(Rc::new(Inner { endpoint, output_field }))
+        let headers = api_key.as_ref().map(bearer).into_iter().collect();
+        let endpoint = Endpoint::new(url_of(base_url), headers, Secrets::new(api_key), timeouts);
+        Self(Rc::new(Inner { endpoint: endpoint.with_headers(extra), output_field }))
+    }
+
+    /// A client for the providers that tenants name themselves: each call says where it goes.
+    pub fn for_tenants(allow_private: bool) -> Self {
+        let endpoint = Endpoint::for_tenants(allow_private, Secrets::new(None), Timeouts::DEFAULT);
+        Self(Rc::new(Inner { endpoint, output_field: OutputField::MaxTokens }))
     }
 }
 
@@ -52,28 +56,38 @@ impl Provider for OpenAi {
 impl Inner {
     async fn call(&self, call: Call) -> Result<Answer, UpstreamFailure> {
         let (stream, model) = (call.stream, call.model.clone());
-        let body = request_body(call, self.output_field);
-        let answer = self.endpoint.post(&body, stream, &model).await?;
+        let lent = call.own.as_ref().map(|own| {
+            let url = own.base_url.as_deref().map(url_of);
+            self.endpoint.lent(url, vec![bearer(&own.api_key)], Secrets::new(Some(own.api_key.clone())))
+        });
+        let endpoint = lent.as_ref().unwrap_or(&self.endpoint);
+        let named = call.own.as_ref().and_then(|own| own.base_url.as_deref());
+        let output_field = named.map_or(self.output_field, OutputField::fitting);
+        let body = request_body(call, output_field);
+        let answer = endpoint.post(&body, stream, &model).await?;
         if stream {
             return Ok(Answer::Stream(events(answer)));
         }
-        let whole = self.endpoint.whole(answer).await?;
+        let whole = endpoint.whole(answer).await?;
         match in_place_of_answer(&whole) {
-            Some(error) => Err(self.reported(&error, &model)),
+            Some(error) => Err(reported(endpoint, &error, &model)),
             None => Ok(Answer::Whole(whole)),
         }
     }
+}
 
-    /// An error that came with status 200.
-    fn reported(&self, error: &Raw, model: &str) -> UpstreamFailure {
-        UpstreamFailure::new(
-            UpstreamKind::Refused,
-            format!(
-                "an error instead of an answer: {}",
-                self.endpoint.secrets().hidden(&error.text(), model)
-            ),
-        )
-    }
+fn url_of(base_url: &str) -> String {
+    format!("{}/chat/completions", base_url.trim_end_matches('/'))
+}
+
+fn bearer(key: &SecretString) -> (&'static str, SecretString) {
+    ("authorization", format!("Bearer {}", key.expose_secret()).into())
+}
+
+/// An error that came with status 200.
+fn reported(endpoint: &Endpoint, error: &Raw, model: &str) -> UpstreamFailure {
+    let told = endpoint.secrets().hidden(&error.text(), model);
+    UpstreamFailure::new(UpstreamKind::Refused, format!("an error instead of an answer: {told}"))
 }
 
 /// `{"error": …}` with status 200 in the place of an answer.
@@ -194,6 +208,7 @@ mod tests {
             fields: fields(r#"{"top_k":1.50,"max_tokens":7,"stream_options":{"include_obfuscation":false}}"#),
             max_output: 7,
             stream: true,
+            own: None,
         };
         let body = request_body(call, OutputField::MaxCompletionTokens);
         let expected = r#"{"model":"real","messages":[{"role":"user","content":"hi"}],"top_k":1.50,"max_completion_tokens":7,"stream":true,"stream_options":{"include_obfuscation":false,"include_usage":true}}"#;

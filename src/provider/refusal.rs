@@ -49,6 +49,7 @@ impl Refusal {
             _ => UpstreamKind::Refused,
         };
         let mut failure = UpstreamFailure::new(kind, cause);
+        failure.passes = self.status == StatusCode::TOO_MANY_REQUESTS || self.status.is_server_error();
         if matches!(failure.kind, UpstreamKind::BadRequest { .. }) {
             let message =
                 text(error.get("message")).or(text(told.message.as_ref())).or(text(told.detail.as_ref()));

@@ -3,28 +3,25 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
-use crate::billing::catalogue::{self, DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
-use crate::billing::price::Price;
+use crate::auth::api_key::KeyKind;
+use crate::billing::catalogue::{DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
 use crate::billing::{HOLD_LIFE_MS, Hold};
 use crate::clock;
 use crate::conversation::history::History;
 use crate::conversation::message::Message;
 use crate::conversation::turn::{NamedBy, Turn};
-use crate::error::{Error, Invalid, UpstreamFailure, UpstreamKind};
+use crate::error::Error;
 use crate::id::HoldId;
 use crate::json::Raw;
-use crate::metrics;
-use crate::provider::{Answer, Call, Event, Route};
 use crate::rate_limit::{Permit, TokenDebit};
+use crate::session::attempt::{self, Asked, Candidate};
 use crate::session::messages::RunTurn;
 use crate::session::prompt::Prompt;
-use crate::session::relay::{self, First, Stored};
+use crate::session::relay::{self, Stored};
 use crate::session::{EVENTS, LocalRooms, Running, SessionKey};
-use crate::store::hold::{Candidate, NewHold};
+use crate::store::hold::{self, NewHold};
 
 /// A session's stored state, as its actor holds it between turns.
 #[derive(Default)]
@@ -43,15 +40,12 @@ pub struct Conversation {
 
 /// A turn whose provider has begun to answer.
 pub struct Opened {
-    pub first: First,
+    pub asked: Asked,
     pub hold: Hold,
     pub debit: TokenDebit,
     pub prompt: Prompt,
     /// Bound of all answers together.
     pub ceiling: u64,
-    pub between: std::time::Duration,
-    pub deadline: tokio::time::Instant,
-    pub meter: metrics::Call,
 }
 
 /// Runs a turn to its end; answers the conversation as it is then.
@@ -99,7 +93,8 @@ pub async fn conduct(
         session: turn.session.clone(),
         matched: opened.prompt.matched,
         dropped: opened.prompt.dropped,
-        max_output: turn.max_output.is_none().then_some(opened.hold.granted().max_output),
+        max_output: turn.max_output.is_none().then_some(opened.asked.max_output),
+        served: (turn.caller.kind == KeyKind::Account).then(|| opened.asked.shown.clone()),
         replayed: false,
         tokens: opened.debit.status,
         events: reader,
@@ -183,16 +178,16 @@ async fn open(
     permit: &Permit,
 ) -> Result<Opened, Error> {
     check_session(conversation, turn)?;
-    let (route, price) = priced(local, turn)?;
+    let candidates = attempt::candidates(local, turn)?;
     let prompt = Prompt::assemble(turn, &conversation.history);
-    let prompt_max = prompt.most_tokens(&route.model);
-    let default_output =
-        catalogue::find(&route.model).map_or(DEFAULT_MAX_OUTPUT, |known| known.default_output);
+    // Whoever serves it in the end, the hold covers the prompt as that one may count it.
+    let prompt_max = candidates.iter().map(|candidate| prompt.most_tokens(&candidate.route.model)).max();
+    let default_output = candidates.first().map_or(DEFAULT_MAX_OUTPUT, Candidate::default_output);
     let wanted = turn.max_output.unwrap_or(default_output);
     let least = turn.max_output.unwrap_or(LEAST_MAX_OUTPUT.min(default_output));
     let debit = permit.debit(prompt.likely_tokens() + turn.n * wanted).await?;
-    let new = new_hold(local, turn, &route, price, prompt_max, wanted, least);
-    let hold = match local.rooms.billing.reserve(new).await {
+    let new = new_hold(local, turn, &candidates, prompt_max.unwrap_or(0), wanted, least);
+    let mut hold = match local.rooms.billing.reserve(new).await {
         Ok(hold) => hold,
         Err(error) => {
             debit.used(0);
@@ -200,45 +195,17 @@ async fn open(
         }
     };
     crate::failpoint::hit("reserve committed");
-    let Some(provider) = local.providers.of(&route) else {
-        return Err(Error::Internal("a route without a provider".to_owned()));
-    };
-    let mut meter = metrics::Call::begin(local.rooms.routes.name_of(&route), &route.model);
-    let call = Call {
-        model: route.model,
-        messages: prompt.messages.clone(),
-        fields: turn.fields.clone(),
-        max_output: hold.granted().max_output,
-        stream: turn.stream,
-    };
-    let timeouts = provider.timeouts();
-    let deadline = tokio::time::Instant::now() + timeouts.total;
-    let first = match provider.call(call).await {
-        Ok(Answer::Whole(whole)) => First::whole(whole),
-        Ok(Answer::Stream(mut stream)) => match timeout(timeouts.first_byte, stream.next()).await {
-            Ok(Some(Ok(Event::Chunk(chunk)))) => First::streamed(chunk, stream),
-            Ok(Some(Ok(Event::Alive | Event::Done)) | None) => {
-                Err(UpstreamFailure::new(UpstreamKind::Invalid, "an empty stream"))
-            }
-            Ok(Some(Err(failure))) => Err(failure),
-            Err(_) => Err(UpstreamFailure::new(UpstreamKind::Timeout, "no first event in time")),
-        },
-        Err(failure) => Err(failure),
-    };
-    match first {
-        Ok(first) => {
+    match attempt::ask(local, turn, &prompt, &candidates, &mut hold).await {
+        Ok(asked) => {
             crate::failpoint::hit("provider answers");
-            let ceiling = turn.n.saturating_mul(hold.granted().max_output);
-            let between = timeouts.between;
-            Ok(Opened { first, hold, debit, prompt, ceiling, between, deadline, meter })
+            let ceiling = turn.n.saturating_mul(asked.max_output);
+            Ok(Opened { asked, hold, debit, prompt, ceiling })
         }
-        Err(failure) => {
-            meter.failed(&failure.kind);
-            tracing::warn!(request = %turn.request, kind = ?failure.kind, cause = %failure.cause, "the provider failed");
+        Err(error) => {
             // Nothing was received: nothing is charged, and nothing counts against the limit of tokens.
             hold.release("upstream").await?;
             debit.used(0);
-            Err(failure.into())
+            Err(error)
         }
     }
 }
@@ -255,28 +222,14 @@ fn check_session(conversation: &Conversation, turn: &Turn) -> Result<(), Error> 
     if conversation.archived || expired { Err(Error::SessionClosed) } else { Ok(()) }
 }
 
-fn priced(local: &LocalRooms, turn: &Turn) -> Result<(Route, std::sync::Arc<Price>), Error> {
-    let model = &turn.agent.definition.model;
-    let unknown = || {
-        let message = format!("the model of agent `{}` is not served here", turn.agent.id);
-        Error::Invalid(Invalid { param: Some("model".to_owned()), code: "model_not_priced", message })
-    };
-    let route = local.rooms.routes.find(model).ok_or_else(unknown)?;
-    let now = clock::now_ms();
-    let prices = local.rooms.billing.prices();
-    let price = route.priced_as.iter().find_map(|name| prices.current(name, now)).ok_or_else(|| {
-        let message =
-            format!("the model of agent `{}` has no price yet; the operator has to set one", turn.agent.id);
-        Error::Invalid(Invalid { param: Some("model".to_owned()), code: "model_not_priced", message })
-    })?;
-    Ok((route, price))
+fn priced(candidate: &Candidate) -> hold::Candidate {
+    hold::Candidate { model: candidate.route.counted_as.clone(), price: candidate.price.clone() }
 }
 
 fn new_hold(
     local: &LocalRooms,
     turn: &Turn,
-    route: &Route,
-    price: std::sync::Arc<Price>,
+    candidates: &[Candidate],
     prompt_max: u64,
     wanted_output: u64,
     least_output: u64,
@@ -291,7 +244,7 @@ fn new_hold(
         session: turn.session.to_string(),
         session_by_server: turn.named_by == NamedBy::Nobody,
         completion: turn.completion.to_string(),
-        candidates: vec![Candidate { model: route.model.clone(), price }],
+        candidates: candidates.iter().map(priced).collect(),
         request: turn.request.to_string(),
         idempotency: turn.idempotency.clone(),
         step: 0,

@@ -5,6 +5,7 @@
 //! session again from the store.
 
 mod actor;
+mod attempt;
 mod conduct;
 mod messages;
 mod prompt;
@@ -155,6 +156,8 @@ pub struct Running {
     pub dropped: usize,
     /// The bound of the answer, where neither the client nor the agent named one.
     pub max_output: Option<u64>,
+    /// Who serves it, where the caller may know.
+    pub served: Option<String>,
     /// Whether this is an answer that was given before.
     pub replayed: bool,
     /// What the rate headers tell of tokens.

@@ -20,6 +20,7 @@ use crate::error::{Error, Stop, UpstreamFailure, UpstreamKind};
 use crate::json::Raw;
 use crate::metrics;
 use crate::provider::Event;
+use crate::session::attempt::Asked;
 use crate::session::conduct::Opened;
 use crate::session::prompt::Prompt;
 use crate::session::replay::Kept;
@@ -130,7 +131,8 @@ pub async fn relay(
     mut stop: oneshot::Receiver<Stop>,
     started: Instant,
 ) -> Stored {
-    let Opened { mut first, mut hold, debit, prompt, ceiling, between, deadline, mut meter } = opened;
+    let Opened { asked, mut hold, debit, prompt, ceiling } = opened;
+    let Asked { mut first, mut ticket, mut meter, shown, between, deadline, .. } = asked;
     let ttft = started.elapsed();
     let end = match first.chunks.take() {
         None => End::Complete,
@@ -144,10 +146,13 @@ pub async fn relay(
     match &end {
         End::Complete | End::Ceiling => meter.answered(),
         End::Stopped(why) => meter.stopped(*why),
-        End::Failed(failure) => meter.failed(&failure.kind),
+        End::Failed(failure) => {
+            meter.failed(&failure.kind);
+            ticket.failed(&failure.kind);
+        }
         End::ClientGone => {}
     }
-    drop(meter);
+    drop((meter, ticket));
     if !first.reply.received() && !matches!(end, End::Complete) {
         let released = hold.release("nothing received").await;
         if !matches!(end, End::ClientGone) {
@@ -170,7 +175,8 @@ pub async fn relay(
     debit.used(usage.total());
     // The last frames say that the turn was charged, so they wait for the commit. If it is late, the ledger goes
     // on trying; what the client is told is that the end is not known.
-    let answer = (complete && turn.idempotency.is_some()).then(|| kept(turn, &first, &prompt, ttft, started));
+    let answer =
+        (complete && turn.idempotency.is_some()).then(|| kept(turn, &first, &prompt, shown, (ttft, started)));
     let served = hold.served().cloned();
     let settlement = Settlement { usage, source, served, turn: Some(stored), answer };
     crate::failpoint::hit("all received");
@@ -203,7 +209,13 @@ pub async fn relay(
 }
 
 /// The whole answer, for being given again.
-fn kept(turn: &Turn, first: &First, prompt: &Prompt, ttft: Duration, started: Instant) -> String {
+fn kept(
+    turn: &Turn,
+    first: &First,
+    prompt: &Prompt,
+    served: String,
+    (ttft, started): (Duration, Instant),
+) -> String {
     let raw = |raw: &Raw| RawValue::from_string(raw.text().into_owned()).ok();
     let body =
         if turn.stream { first.reply.as_completion() } else { first.tail.first().cloned().map(Raw::trusted) };
@@ -212,6 +224,7 @@ fn kept(turn: &Turn, first: &First, prompt: &Prompt, ttft: Duration, started: In
         session: turn.session.to_string(),
         matched: prompt.matched,
         dropped: prompt.dropped,
+        served: Some(served),
         body: body.as_ref().and_then(raw).unwrap_or_default(),
         usage: first.reply.usage_raw().and_then(raw),
         finish_reason: first.reply.finish_reason().map(str::to_owned),

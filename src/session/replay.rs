@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::auth::api_key::KeyKind;
 use crate::billing::money::Nanos;
 use crate::clock;
 use crate::conversation::turn::Turn;
@@ -24,6 +25,9 @@ pub struct Kept {
     pub session: String,
     pub matched: usize,
     pub dropped: usize,
+    /// The provider and its model. Answers that were kept before this was noted have none.
+    #[serde(default)]
+    pub served: Option<String>,
     /// A `chat.completion` object: the provider's own, or put together from its chunks.
     pub body: Box<RawValue>,
     pub usage: Option<Box<RawValue>>,
@@ -49,11 +53,13 @@ pub async fn look_up(store: &Store, turn: &Turn) -> Result<Option<Running>, Erro
         Known::Mismatch => {
             Err(Error::Mismatch("this Idempotency-Key was used before, for another request".to_owned()))
         }
-        Known::Answered(answered) => again(&answered, turn.stream).map(Some),
+        Known::Answered(answered) => {
+            again(&answered, turn.stream, turn.caller.kind == KeyKind::Account).map(Some)
+        }
     }
 }
 
-fn again(answered: &Answered, stream: bool) -> Result<Running, Error> {
+fn again(answered: &Answered, stream: bool, account_key: bool) -> Result<Running, Error> {
     let damaged = |cause: serde_json::Error| Error::Internal(format!("an answer that was kept: {cause}"));
     let kept: Kept = serde_json::from_str(&answered.answer).map_err(damaged)?;
     let whole = Bytes::from(kept.body.get().to_owned());
@@ -83,6 +89,7 @@ fn again(answered: &Answered, stream: bool) -> Result<Running, Error> {
         matched: kept.matched,
         dropped: kept.dropped,
         max_output: None,
+        served: kept.served.filter(|_| account_key),
         replayed: true,
         tokens: Status::default(),
         events: reader,

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_service::{Service, fn_service};
-use actix_tls::connect::{ConnectError, ConnectInfo, ConnectorService, ResolverService};
+use actix_service::fn_service;
+use actix_tls::connect::ConnectInfo;
 use awc::http::header::{CONTENT_TYPE, USER_AGENT};
 use awc::http::{StatusCode, Uri, Version};
 use tokio::sync::oneshot;
@@ -15,10 +15,11 @@ use tokio::time::timeout;
 use crate::clock;
 use crate::error::Error;
 use crate::id::fill_random;
+use crate::outbound::{self, Reach};
 use crate::store::Store;
 use crate::store::webhook::{self, Due};
+use crate::webhook::Delivery;
 use crate::webhook::sign::ServerKey;
-use crate::webhook::{Delivery, target};
 
 /// Messages that may wait.
 pub const MAILBOX: usize = 16;
@@ -139,21 +140,10 @@ impl Handler<Stop> for Courier {
     }
 }
 
-/// A client that connects to what a name stands for only after a look at it, so that no other answer of the
-/// name's server comes between.
+/// A client that reaches the public internet alone, unless more is allowed.
 fn client(allow_private: bool) -> awc::Client {
-    let checked = fn_service(move |to: ConnectInfo<Uri>| async move {
-        let mut to = ResolverService::default().call(to).await?;
-        if !allow_private {
-            let public: Vec<_> = to.take_addrs().filter(|address| target::is_public(address.ip())).collect();
-            if public.is_empty() {
-                let refused = std::io::Error::other("the target is not in the public internet");
-                return Err(ConnectError::Io(refused));
-            }
-            to = to.set_addrs(public);
-        }
-        ConnectorService::default().call(to).await
-    });
+    let reach = if allow_private { Reach::Anywhere } else { Reach::Public };
+    let checked = fn_service(move |to: ConnectInfo<Uri>| outbound::connect(to, reach));
     let connector = awc::Connector::new()
         .connector(checked)
         .max_http_version(Version::HTTP_11)

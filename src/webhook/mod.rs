@@ -7,7 +7,6 @@
 mod actor;
 pub mod event;
 mod sign;
-pub mod target;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::outbound;
 use crate::store::Store;
 use actor::{Courier, Stop};
 pub use sign::KEY_FILE;
@@ -72,7 +72,7 @@ impl Webhooks {
     /// # Errors
     /// What was expected.
     pub fn check(&self, url: &str) -> Result<(), String> {
-        target::check(url, self.allow_private)
+        outbound::check(url, self.allow_private)
     }
 
     /// The secret of a webhook, for its owner.

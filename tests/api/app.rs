@@ -47,6 +47,9 @@ pub struct App {
 pub struct Setup {
     args: Vec<String>,
     limits: bool,
+    retries: bool,
+    root: String,
+    tail: String,
     provider_url: Option<String>,
     in_file: Option<Vec<String>>,
     environment: Vec<(String, String)>,
@@ -63,6 +66,25 @@ impl Setup {
     /// Keeps the server's own default limits.
     pub fn with_default_limits(mut self) -> Self {
         self.limits = true;
+        self
+    }
+
+    /// Keeps the server's own default of retries; without it a failure is told at once.
+    pub fn with_retries(mut self) -> Self {
+        self.retries = true;
+        self
+    }
+
+    /// Adds lines to the configuration file, before the providers of [`Self::in_file`]; perhaps whole providers.
+    pub fn in_root(mut self, lines: &str) -> Self {
+        self.root.push_str(lines);
+        self.root.push('\n');
+        self
+    }
+
+    /// Adds whole providers to the configuration file, after those of [`Self::in_file`].
+    pub fn after(mut self, tables: &str) -> Self {
+        self.tail.push_str(tables);
         self
     }
 
@@ -452,6 +474,7 @@ fn command(setup: &Setup, upstream: &Upstream, dir: &TempDir, bootstrap: &str) -
         "--bootstrap-json",
         bootstrap,
     ]);
+    let mut text = setup.root.clone();
     if let Some(providers) = &setup.in_file {
         let tables = providers.iter().enumerate().map(|(number, lines)| {
             format!(
@@ -459,11 +482,18 @@ fn command(setup: &Setup, upstream: &Upstream, dir: &TempDir, bootstrap: &str) -
                  api_key = \"{PROVIDER_KEY}\"\nmodel = \"{MODEL}\"\n{lines}\n"
             )
         });
-        let file = dir.path().join("switchboard.toml");
-        fs::write(file, tables.collect::<String>()).expect("the configuration file can be written");
+        text.extend(tables);
     } else {
         command.args(["--provider-url", &provider_url, "--provider-key", PROVIDER_KEY]);
         command.args(["--provider-model", MODEL]);
+    }
+    text.push_str(&setup.tail);
+    if !text.is_empty() {
+        let file = dir.path().join("switchboard.toml");
+        fs::write(file, text).expect("the configuration file can be written");
+    }
+    if !setup.retries {
+        command.args(["--provider-retries", "0"]);
     }
     if !setup.limits {
         command.args(["--default-limits", "none"]);

@@ -77,6 +77,61 @@ fn an_unknown_flag_or_word_in_the_file_is_a_fault() {
 }
 
 #[test]
+fn every_fault_of_a_provider_is_named_by_its_place() {
+    let dir = dir();
+    let file = "balance = \"fair\"\nprovider_retries = 3\n\
+        [[providers]]\nname = \"own\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodels = [\"a\", \"a\"]\n\
+        max_concurrency = 0\nweight = 5000\nretries = 9\non_disconnect = \"wait\"\n\
+        headers = { Authorization = \"Bearer x\", \"not a name\" = \"x\" }\n\
+        prices = { a = { input = \"-1\", output = \"many\" }, b = { input = \"1\" }, c = { other = \"1\" } }\n\
+        breaker = { failure_percent = 101, no_such_word = 1 }\n";
+    std::fs::write(dir.path().join("switchboard.toml"), file).expect("a file");
+    let output = run(dir.path(), |command| command.args(["serve", "--check"]));
+    let told = told(&output);
+    assert!(!output.status.success(), "it is taken: {told}");
+    for fault in [
+        "balance: expected weighted or least_busy",
+        "provider_retries: expected 0 to 2",
+        "that is not `own`",
+        "providers[0].models[1]: `a` is listed twice",
+        "providers[0].max_concurrency: expected 1 to",
+        "providers[0].weight: expected 1 to 1000",
+        "providers[0].retries: expected 0 to 2",
+        "providers[0].on_disconnect: expected cancel or drain",
+        "providers[0].headers.Authorization: this header is set by the server",
+        "providers[0].headers.not a name: expected",
+        "providers[0].prices.a.input: expected nothing or more",
+        "providers[0].prices.a.output: expected a decimal",
+        "providers[0].prices.b.output: is required",
+        "providers[0].prices.c.other: is not known",
+        "providers[0].breaker.failure_percent: expected 1 to 100",
+        "providers[0].breaker.no_such_word: is not known",
+    ] {
+        assert!(told.contains(fault), "`{fault}` is not told: {told}");
+    }
+}
+
+#[test]
+fn a_provider_is_shown_as_it_was_configured_with_its_secrets_masked() {
+    let dir = dir();
+    let file = "[[providers]]\nname = \"a\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodels = [\"m\", \"n\"]\n\
+        max_concurrency = 7\nheaders = { api-key = \"hidden-operator-secret\" }\n\
+        prices = { m = { input = \"0.5\", output = \"1\" } }\nbreaker = { probes = 3 }\n";
+    std::fs::write(dir.path().join("switchboard.toml"), file).expect("a file");
+    let shown = told(&run(dir.path(), |command| command.arg("config")));
+    assert!(!shown.contains("hidden-operator-secret"), "{shown}");
+    // What is shown can be used as a file again, but for the secrets.
+    std::fs::write(dir.path().join("switchboard.toml"), &shown).expect("a file");
+    let again = told(&run(dir.path(), |command| command.arg("config")));
+    assert_eq!(shown, again);
+    for part in
+        ["model = \"m\"", "max_concurrency = 7", "api-key = \"***\"", "input = \"0.500000000\"", "probes = 3"]
+    {
+        assert!(shown.contains(part), "{part} is not in: {shown}");
+    }
+}
+
+#[test]
 fn help_names_what_a_newcomer_needs() {
     let dir = dir();
     let output = run(dir.path(), |command| command.args(["serve", "--help"]));

@@ -272,8 +272,6 @@ fn what_is_not_built_yet_is_501_not_implemented() {
     refused(app.chat_call(&body).header("X-On-Disconnect", "continue").send());
     refused(app.get(&app.account_key, "/v1/chat/completions/chatcmpl-1/stream"));
     refused(app.post(&app.account_key, "/v1/chat/completions/chatcmpl-1/cancel", &json!({})));
-    let fallbacks = json!({"name": "a", "fallbacks": ["other-model"]});
-    refused(app.post(&app.account_key, "/v2/agents", &fallbacks));
     app.chat_call(&body).header("X-On-Disconnect", "cancel").send().is(200);
     assert_eq!(app.upstream.requests().len(), 1);
     app.finish();

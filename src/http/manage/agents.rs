@@ -138,18 +138,17 @@ pub fn changed(base: Definition, given: Map<String, Value>) -> Result<Definition
     Ok(definition)
 }
 
+/// Each model needs a price, or the agent would fail when it is used.
 fn check(definition: &Definition, routes: &Routes, billing: &Billing) -> Result<(), Error> {
-    if !definition.fallbacks.is_empty() {
-        return Err(Error::NotImplemented("an agent's `fallbacks`"));
-    }
     let now = clock::now_ms();
-    let route = routes.find(&definition.model);
-    let priced = route.is_some_and(|route| {
-        route.priced_as.iter().any(|name| billing.prices().current(name, now).is_some())
-    });
-    if priced {
-        return Ok(());
+    for (at, model) in definition.models().enumerate() {
+        let routes = routes.all(model, &[]);
+        let mut names = routes.iter().flat_map(|route| &route.priced_as);
+        if !names.any(|name| billing.prices().current(name, now).is_some()) {
+            let param = if at == 0 { "model".to_owned() } else { format!("fallbacks[{}]", at - 1) };
+            let message = format!("the model `{model}` has no price; the operator has to set one");
+            return Err(Invalid { param: Some(param), code: "model_not_priced", message }.into());
+        }
     }
-    let message = format!("the model `{}` has no price; the operator has to set one", definition.model);
-    Err(Invalid { param: Some("model".to_owned()), code: "model_not_priced", message }.into())
+    Ok(())
 }

@@ -14,14 +14,14 @@ use crate::http::error::ApiError;
 use crate::http::manage::keys;
 use crate::http::query::Query;
 use crate::id::AccountId;
-use crate::provider::{ProviderKind, Routes};
+use crate::provider::Routes;
 use crate::rate_limit::limits::Limits;
 use crate::session::Sessions;
 use crate::store::account::AccountRow;
 use crate::store::ledger_entry::{self, NewEntry};
 use crate::store::{self, Store};
 use crate::wire::native::ledger::{PostedEntry, Verdict};
-use crate::wire::native::{explain, objects};
+use crate::wire::native::{explain, objects, providers};
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -219,30 +219,12 @@ pub async fn adjust(
     Ok(HttpResponse::Created().json(PostedEntry::from(&entry)))
 }
 
-/// `GET /admin/providers`.
+/// `GET /admin/providers`: how each of them does.
 pub async fn providers(_: Operator, routes: web::Data<Routes>) -> Answer {
-    let one = |provider: &crate::provider::ProviderConfig| match &provider.kind {
-        ProviderKind::OpenAi { base_url, .. } => objects::Provider {
-            name: provider.name.clone(),
-            kind: "openai",
-            base_url: Some(base_url.clone()),
-            model: provider.model.clone(),
-        },
-        ProviderKind::Anthropic { base_url, .. } => objects::Provider {
-            name: provider.name.clone(),
-            kind: "anthropic",
-            base_url: Some(base_url.clone()),
-            model: provider.model.clone(),
-        },
-        ProviderKind::Demo => objects::Provider {
-            name: provider.name.clone(),
-            kind: "demo",
-            base_url: None,
-            model: provider.model.clone(),
-        },
-    };
-    let providers = routes.providers().iter().map(one).collect();
-    Ok(HttpResponse::Ok().json(objects::ProviderList { providers }))
+    let all = routes.providers().iter().zip(routes.standings());
+    let providers = all.map(|(config, standing)| providers::Provider::of(config, standing)).collect();
+    let balance = routes.policy().balance.as_str();
+    Ok(HttpResponse::Ok().json(providers::ProviderList { balance, providers }))
 }
 
 /// `GET /admin/ledger/verify`.

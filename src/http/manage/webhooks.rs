@@ -10,11 +10,11 @@ use crate::http::access::Tenant;
 use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::id::WebhookId;
+use crate::outbound::MAX_URL;
 use crate::store::webhook::WebhookRow;
 use crate::store::{self, Store};
 use crate::webhook::Webhooks;
 use crate::webhook::event::Kind;
-use crate::webhook::target::MAX_URL;
 use crate::wire::native::objects::{MadeWebhook, Webhook, WebhookList};
 
 type Answer = Result<HttpResponse, ApiError>;

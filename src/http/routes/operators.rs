@@ -8,9 +8,8 @@ use crate::http::manage::{operator, prices};
 use crate::http::query::{limit, offset};
 use crate::wire::native::explain::Explanation;
 use crate::wire::native::ledger::{PostedEntry, Verdict};
-use crate::wire::native::objects::{
-    Account, AccountList, MadeAccount, PriceList, ProviderList, RunningTurns, SetPrices,
-};
+use crate::wire::native::objects::{Account, AccountList, MadeAccount, PriceList, RunningTurns, SetPrices};
+use crate::wire::native::providers::ProviderList;
 use crate::wire::native::requests::{AccountChange, Adjustment, Credit, NewAccount, NewPrices};
 
 const OK: StatusCode = StatusCode::OK;

@@ -36,11 +36,16 @@ pub struct Anthropic(Rc<Endpoint>);
 
 impl Anthropic {
     /// Makes the client. TLS needs a crypto provider installed before.
-    pub fn new(base_url: &str, api_key: Option<SecretString>, timeouts: Timeouts) -> Self {
+    pub fn new(
+        (base_url, extra): (&str, Vec<(String, SecretString)>),
+        api_key: Option<SecretString>,
+        timeouts: Timeouts,
+    ) -> Self {
         let url = format!("{}/messages", base_url.trim_end_matches('/'));
         let mut headers = vec![("anthropic-version", VERSION.to_owned().into())];
         headers.extend(api_key.clone().map(|key| ("x-api-key", key)));
-        Self(Rc::new(Endpoint::new(url, headers, Secrets::new(api_key), timeouts)))
+        let endpoint = Endpoint::new(url, headers, Secrets::new(api_key), timeouts);
+        Self(Rc::new(endpoint.with_headers(extra)))
     }
 }
 

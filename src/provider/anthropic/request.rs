@@ -97,6 +97,7 @@ mod tests {
             fields: Fields::parse(Raw::of(&fields).bytes()).expect("an object"),
             max_output: 10_000,
             stream: false,
+            own: None,
         }
     }
 

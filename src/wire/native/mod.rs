@@ -4,6 +4,7 @@ pub mod explain;
 pub mod ledger;
 pub mod messages;
 pub mod objects;
+pub mod providers;
 pub mod requests;
 pub mod stream;
 pub mod values;

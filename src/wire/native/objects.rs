@@ -359,27 +359,6 @@ pub struct RunningTurns {
     pub streams: Vec<RunningTurn>,
 }
 
-/// A provider, without its key.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct Provider {
-    /// What agents put in front of a model's name.
-    pub name: String,
-    /// `openai`, `anthropic` or `demo`.
-    pub kind: &'static str,
-    /// Where it is called.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_url: Option<String>,
-    /// The model of agents that name none.
-    pub model: String,
-}
-
-/// The configured providers.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ProviderList {
-    /// The first one answers for models without a provider's name.
-    pub providers: Vec<Provider>,
-}
-
 /// Whether the server reaches its database.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Health {

@@ -1,11 +1,44 @@
-//! Where webhooks may go: not into the operator's own network.
+//! Where requests may go that tenants name the target of: not into the operator's own network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use actix_service::Service;
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection, ConnectorService, ResolverService};
 use awc::http::Uri;
+use tokio::net::TcpStream;
 
 /// The longest URL, in bytes.
 pub const MAX_URL: usize = 2_048;
+
+/// How far a client reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Wherever the operator says.
+    Anywhere,
+    /// The public internet alone.
+    Public,
+}
+
+/// Connects to what a name stands for only after a look at it, so that no other answer of the name's server comes
+/// between.
+///
+/// # Errors
+/// When nothing is there, or nothing that may be reached.
+pub async fn connect(
+    mut to: ConnectInfo<Uri>,
+    reach: Reach,
+) -> Result<Connection<Uri, TcpStream>, ConnectError> {
+    if reach == Reach::Public {
+        to = ResolverService::default().call(to).await?;
+        let public: Vec<_> = to.take_addrs().filter(|address| is_public(address.ip())).collect();
+        if public.is_empty() {
+            let refused = std::io::Error::other("the target is not in the public internet");
+            return Err(ConnectError::Io(refused));
+        }
+        to = to.set_addrs(public);
+    }
+    ConnectorService::default().call(to).await
+}
 
 /// Whether an address is one of the public internet.
 ///
@@ -52,12 +85,12 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 /// Whether a URL can be called at all, and what was expected if not.
 ///
-/// A name is looked up at each delivery; only an address that stands in the URL itself is judged here.
+/// A name is looked up at each connection; only an address that stands in the URL itself is judged here.
 ///
 /// # Errors
 /// What was expected.
 pub fn check(url: &str, allow_private: bool) -> Result<(), String> {
-    let expected = || "expected an http or https URL such as https://example.com/hook".to_owned();
+    let expected = || "expected an http or https URL such as https://example.com/path".to_owned();
     if url.len() > MAX_URL {
         return Err(format!("expected at most {MAX_URL} bytes"));
     }
