@@ -18,6 +18,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod conversation;
+pub mod credentials;
 pub mod error;
 pub mod failpoint;
 pub mod http;

@@ -25,6 +25,7 @@ use crate::billing::price::PriceBook;
 use crate::bootstrap::{self, Bootstrap};
 use crate::clock;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::error::Stop;
 use crate::http::{self, HttpSettings};
 use crate::provider::Routes;
@@ -57,6 +58,7 @@ struct Server {
     keyring: Keyring,
     agents: Agents,
     routes: Routes,
+    credentials: Credentials,
     epoch: i64,
     writer_thread: std::thread::JoinHandle<()>,
     /// Each resolves when a shared actor or the writer is gone.
@@ -134,8 +136,10 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let secrets = (config.data.as_path(), webhooks_in_use);
     let webhooks = Webhooks::start(&handles[2], store.clone(), secrets, config.webhooks, gone())?;
     let routes = Routes::new(config.providers.clone(), config.policy);
+    let credentials = Credentials::load(store.clone(), config.vault.clone()).await?;
     let rooms = Rooms {
         routes: routes.clone(),
+        credentials: credentials.clone(),
         store: store.clone(),
         billing: billing.clone(),
         turns: Turns::default(),
@@ -150,6 +154,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         sessions,
         webhooks,
         routes,
+        credentials,
         epoch,
         writer_thread,
         vital,
@@ -183,6 +188,7 @@ fn listen(
     let keyring = web::Data::new(server.keyring.clone());
     let agents = web::Data::new(server.agents.clone());
     let routes = web::Data::new(server.routes.clone());
+    let credentials = web::Data::new(server.credentials.clone());
     let bound = HttpServer::new(move || {
         App::new()
             .app_data(settings.clone())
@@ -194,6 +200,7 @@ fn listen(
             .app_data(keyring.clone())
             .app_data(agents.clone())
             .app_data(routes.clone())
+            .app_data(credentials.clone())
             .wrap(NormalizePath::trim()) // both spellings, without a redirect that would drop the body
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
             .wrap(from_fn(http::trace))
@@ -237,7 +244,7 @@ fn cors(origins: &[String]) -> Cors {
         "www-authenticate",
     ];
     let cors = Cors::default()
-        .allowed_methods(["GET", "POST", "PATCH", "DELETE"])
+        .allowed_methods(["GET", "POST", "PUT", "PATCH", "DELETE"])
         .allow_any_header()
         .expose_headers(exposed)
         .max_age(3_600);

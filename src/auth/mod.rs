@@ -3,3 +3,4 @@
 pub mod api_key;
 pub mod caller;
 pub mod keyring;
+pub mod vault;

@@ -4,6 +4,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 
 use super::client::{Call, Reply};
+use super::own_provider::OwnProvider;
 use super::parse::{self, Body, Limits};
 use super::server::{Server, Who};
 use super::{Plan, output};
@@ -20,8 +21,9 @@ Examples:
   switchboard account list
   switchboard account limits acct_… --limit-requests 600 --limit-concurrency 20
   switchboard account suspend acct_…
+  switchboard account provider set mine --base-url https://llm.example.com/v1
 
-These commands need the operator token.")]
+These commands need the operator token; those of `account provider` need an account key.")]
 pub struct Account {
     #[command(flatten)]
     pub(super) server: Server,
@@ -81,6 +83,9 @@ pub(super) enum Action {
         #[arg(long)]
         reset: bool,
     },
+    /// Keys of your own for providers (account key)
+    #[command(subcommand)]
+    Provider(OwnProvider),
 }
 
 impl Action {
@@ -107,6 +112,7 @@ impl Action {
                 }
                 patch(&id, Body::default().set("limits", Some(limits)))
             }
+            Self::Provider(own) => own.plan(),
         })
     }
 }

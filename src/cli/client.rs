@@ -39,6 +39,10 @@ impl Call {
         Self::new(who, Method::POST, path, Some(body.into()))
     }
 
+    pub fn put(who: Who, path: &[&str], body: Body) -> Self {
+        Self::new(who, Method::PUT, path, Some(body.into()))
+    }
+
     pub fn patch(who: Who, path: &[&str], body: Body) -> Self {
         Self::new(who, Method::PATCH, path, Some(body.into()))
     }

@@ -10,6 +10,7 @@ mod credit;
 mod key;
 mod ledger;
 mod output;
+mod own_provider;
 mod parse;
 mod price;
 mod provider;

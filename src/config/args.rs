@@ -26,6 +26,21 @@ pub struct ServeArgs {
     /// How often a provider that does not answer is asked once more, 0 to 2 [default: 1]
     #[arg(long, value_name = "N", env = "SWITCHBOARD_PROVIDER_RETRIES")]
     pub provider_retries: Option<String>,
+    /// Let tenants' own providers lie at addresses that are not of the public internet
+    #[arg(long, env = "SWITCHBOARD_ALLOW_PRIVATE_PROVIDERS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub allow_private_providers: bool,
+    /// What seals tenants' own keys of providers: 32 bytes in base64, as `openssl rand -base64 32` makes them
+    #[arg(long, value_name = "KEY", env = "SWITCHBOARD_SECRETS_KEY", hide_env_values = true)]
+    pub secrets_key: Option<String>,
+    /// Keys that sealed them before; may be repeated
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "SWITCHBOARD_SECRETS_KEYS_OLD",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub secrets_key_old: Vec<String>,
     /// Origin whose pages may call this server; may be repeated
     #[arg(long, value_name = "ORIGIN", env = "SWITCHBOARD_CORS_ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 pub use args::ServeArgs;
 use file::Table;
+use secrecy::SecretString;
 
 use crate::audit;
+use crate::auth::vault::{MAX_OLD, Vault};
 use crate::provider::retry::MAX_RETRIES;
 use crate::provider::{
     DEFAULT_RETRIES, OWN, OutputField, Policy, ProviderConfig, ProviderKind, Terms, Timeouts, anthropic,
@@ -35,6 +37,8 @@ pub struct Config {
     pub providers: Vec<ProviderConfig>,
     /// How calls are spread over them, and where tenants' own ones may lie.
     pub policy: Policy,
+    /// What seals tenants' own keys of providers.
+    pub vault: Option<Vault>,
     /// How the providers were chosen, for people.
     pub provider_origin: String,
     /// Origins whose pages may call.
@@ -130,8 +134,10 @@ impl Config {
         }
         let policy = Policy {
             balance: terms::balance(&mut file, &mut faults),
-            allow_private: file.flag("allow_private_providers", &mut faults).unwrap_or(false),
+            allow_private: file.flag("allow_private_providers", &mut faults).unwrap_or(false)
+                || args.allow_private_providers,
         };
+        let vault = vault(args, &mut file, &mut faults);
         let in_file = file.number("provider_retries", &mut faults);
         let retries = number(args.provider_retries.as_ref(), in_file, "provider_retries", &mut faults);
         if retries.is_some_and(|retries| retries > u64::from(MAX_RETRIES)) {
@@ -180,6 +186,7 @@ impl Config {
             data: data.unwrap_or_else(|| PathBuf::from("./data")),
             providers,
             policy,
+            vault,
             provider_origin,
             cors_origins,
             max_body: usize::try_from(max_body.unwrap_or(20_000_000)).unwrap_or(usize::MAX),
@@ -212,6 +219,9 @@ impl Config {
         root.insert("metrics_public".into(), self.metrics_public.into());
         root.insert("balance".into(), self.policy.balance.as_str().into());
         root.insert("allow_private_providers".into(), self.policy.allow_private.into());
+        if self.vault.is_some() {
+            root.insert("secrets_key".into(), "***".into());
+        }
         root.insert("cors_origins".into(), self.cors_origins.clone().into());
         let limits = &self.default_limits;
         let all = [
@@ -227,6 +237,31 @@ impl Config {
         root.insert("providers".into(), providers.into());
         toml::to_string(&root).unwrap_or_default()
     }
+}
+
+/// What seals tenants' keys: the newest key, then those that sealed before it.
+fn vault(args: &ServeArgs, file: &mut Table, faults: &mut Vec<String>) -> Option<Vault> {
+    let in_file = file.text("secrets_key", faults);
+    let newest = args.secrets_key.clone().or(in_file).filter(|key| !key.is_empty());
+    let listed = file.list("secrets_keys_old", faults);
+    let old = if args.secrets_key_old.is_empty() { listed } else { args.secrets_key_old.clone() };
+    let old: Vec<_> = old.into_iter().filter(|key| !key.is_empty()).collect();
+    if old.len() > MAX_OLD {
+        faults.push(format!("secrets_keys_old: expected at most {MAX_OLD} keys"));
+    }
+    let Some(newest) = newest else {
+        if !old.is_empty() {
+            faults.push("secrets_keys_old: needs secrets_key beside it".to_owned());
+        }
+        return None;
+    };
+    let keys: Vec<SecretString> = std::iter::once(newest).chain(old).map(Into::into).collect();
+    // The faulty key itself is a secret, perhaps a whole one with a stray letter.
+    let fault = |at: usize| match at {
+        0 => "secrets_key: expected 32 bytes in base64".to_owned(),
+        at => format!("secrets_keys_old[{}]: expected 32 bytes in base64", at - 1),
+    };
+    Vault::new(&keys).map_err(|at| faults.push(fault(at))).ok()
 }
 
 fn provider_table(provider: &ProviderConfig) -> toml::Table {

@@ -32,7 +32,8 @@ pub async fn chat(
         let chat = ChatRequest::read(&completion)?;
         let agent = rooms.agent(&caller, Some(agent.into_inner())).await?;
         let stream = chat.stream;
-        let (mut turn, _) = into_turn(&request, &caller, agent, chat, rooms.routes())?;
+        let (mut turn, _) = into_turn(&request, &caller, agent, chat)?;
+        rooms.check(&turn).await?;
         turn.metadata = metadata;
         turn.idempotency = idempotency(&request, &body)?;
         let agent = turn.agent.id.to_string();

@@ -10,6 +10,7 @@ use crate::auth::caller::Caller;
 use crate::clock;
 use crate::conversation::agent::Agent;
 use crate::conversation::turn::{Conflict, NamedBy, Turn};
+use crate::credentials::Credentials;
 use crate::error::{Error, Invalid};
 use crate::http::access::{Authenticated, ModelReader, named_agent};
 use crate::http::error::ApiError;
@@ -43,7 +44,8 @@ pub async fn create(
         crate::failpoint::hit("request received");
         let mut chat = ChatRequest::read(&body)?;
         let agent = rooms.agent(&caller, chat.agent.take()).await?;
-        let (mut turn, style) = into_turn(&request, &caller, agent, chat, &rooms.routes)?;
+        let (mut turn, style) = into_turn(&request, &caller, agent, chat)?;
+        rooms.check(&turn).await?;
         turn.idempotency = idempotency(&request, &body)?;
         let running = rooms.sessions.run(turn, permit).await?;
         respond(&request, running, style).await
@@ -56,6 +58,7 @@ pub struct Rooms {
     settings: web::Data<HttpSettings>,
     agents: web::Data<Agents>,
     routes: web::Data<Routes>,
+    credentials: web::Data<Credentials>,
     sessions: web::Data<Sessions>,
 }
 
@@ -73,6 +76,7 @@ impl actix_web::FromRequest for Rooms {
                 settings: handle(request)?,
                 agents: handle(request)?,
                 routes: handle(request)?,
+                credentials: handle(request)?,
                 sessions: handle(request)?,
             })
         };
@@ -91,9 +95,19 @@ impl Rooms {
         &self.sessions
     }
 
-    /// The providers.
-    pub fn routes(&self) -> &Routes {
-        &self.routes
+    /// Refuses what no provider of the agent's model has a price or words for, before anything waits.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub async fn check(&self, turn: &Turn) -> Result<(), Error> {
+        let own = self.credentials.of(&turn.agent.account).await?;
+        let routes = self.routes.all(&turn.agent.definition.model, &own);
+        let refused = routes.iter().map(|route| self.routes.check(route, turn));
+        // Who has no words for it is not asked; if that is all of them, there is no need to wait.
+        refused
+            .reduce(|one, other| if one.is_ok() { one } else { other })
+            .unwrap_or(Ok(()))
+            .map_err(Error::from)
     }
 
     /// The agent of a chat.
@@ -121,7 +135,6 @@ pub fn into_turn(
     caller: &Arc<Caller>,
     agent: Arc<Agent>,
     chat: ChatRequest,
-    routes: &Routes,
 ) -> Result<(Turn, Style), Error> {
     let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
     not_yet(&header)?;
@@ -140,10 +153,6 @@ pub fn into_turn(
         && header != body
     {
         return Err(Invalid::value("session_id", "the header X-Session-Id names another session").into());
-    }
-    if let Some(route) = routes.all(&agent.definition.model, &[]).first() {
-        routes.check_price(route, &chat.fields)?;
-        routes.check_messages(route, &chat.messages)?;
     }
     let named = chat.session.or(in_header);
     let named_by = if named.is_some() { NamedBy::Client } else { NamedBy::Nobody };

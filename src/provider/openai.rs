@@ -58,7 +58,8 @@ impl Inner {
         let (stream, model) = (call.stream, call.model.clone());
         let lent = call.own.as_ref().map(|own| {
             let url = own.base_url.as_deref().map(url_of);
-            self.endpoint.lent(url, vec![bearer(&own.api_key)], Secrets::new(Some(own.api_key.clone())))
+            let headers = own.api_key.as_ref().map(bearer).into_iter().collect();
+            self.endpoint.lent(url, headers, Secrets::new(own.api_key.clone()))
         });
         let endpoint = lent.as_ref().unwrap_or(&self.endpoint);
         let named = call.own.as_ref().and_then(|own| own.base_url.as_deref());

@@ -14,8 +14,8 @@ pub struct Own {
     pub name: String,
     /// Where it is good for; `None` for one of the operator's providers, in the place of the operator's key.
     pub base_url: Option<String>,
-    /// The key.
-    pub api_key: SecretString,
+    /// The key; `None` if it can be read no more.
+    pub api_key: Option<SecretString>,
     /// When it was set: another key begins with a clean slate.
     pub since: EpochMs,
 }

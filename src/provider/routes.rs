@@ -290,7 +290,7 @@ mod tests {
             account: "acct_1".into(),
             name: name.to_owned(),
             base_url: base_url.map(str::to_owned),
-            api_key: "secret".into(),
+            api_key: Some("secret".into()),
             since: 1,
         })
     }

@@ -44,12 +44,13 @@ impl Candidate {
 ///
 /// # Errors
 /// When nobody serves the agent's own model at a price. A fallback without one is left out.
-pub fn candidates(local: &LocalRooms, turn: &Turn) -> Result<Vec<Candidate>, Error> {
+pub async fn candidates(local: &LocalRooms, turn: &Turn) -> Result<Vec<Candidate>, Error> {
+    let own = local.rooms.credentials.of(&turn.agent.account).await?;
     let (routes, prices, now) = (&local.rooms.routes, local.rooms.billing.prices(), clock::now_ms());
     let price = |route: &Route| route.priced_as.iter().find_map(|name| prices.current(name, now));
     let mut found: Vec<Candidate> = Vec::new();
     for (at, model) in turn.agent.definition.models().enumerate() {
-        let mut all = routes.all(model, &[]);
+        let mut all = routes.all(model, &own);
         let served = !all.is_empty();
         all.retain(|route| price(route).is_some());
         let mut unfit = None;
@@ -174,6 +175,10 @@ impl Asking<'_> {
             let gone = UpstreamFailure::new(UpstreamKind::Refused, "a route without a provider");
             return Err(Why::Failed(gone));
         };
+        if route.own().is_some_and(|own| own.api_key.is_none()) {
+            let lost = UpstreamFailure::new(UpstreamKind::Auth, "a tenant's key that cannot be opened");
+            return Err(Why::Failed(told(lost, route)));
+        }
         routes.earn_retry(route, &circuit);
         let granted = self.hold.granted().max_output;
         let own_bound = self.turn.max_output.is_none().then(|| candidate.default_output());

@@ -178,7 +178,7 @@ async fn open(
     permit: &Permit,
 ) -> Result<Opened, Error> {
     check_session(conversation, turn)?;
-    let candidates = attempt::candidates(local, turn)?;
+    let candidates = attempt::candidates(local, turn).await?;
     let prompt = Prompt::assemble(turn, &conversation.history);
     // Whoever serves it in the end, the hold covers the prompt as that one may count it.
     let prompt_max = candidates.iter().map(|candidate| prompt.most_tokens(&candidate.route.model)).max();

@@ -26,6 +26,7 @@ use crate::billing::Billing;
 use crate::billing::money::Nanos;
 use crate::conversation::turn::Turn;
 use crate::conversation::usage::Usage;
+use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::id::{AccountId, AgentId, CompletionId, SessionName};
 use crate::json::Raw;
@@ -57,6 +58,8 @@ pub struct SessionKey {
 pub struct Rooms {
     /// Where models are called.
     pub routes: Routes,
+    /// What tenants bring to call models with.
+    pub credentials: Credentials,
     /// Where conversations are kept.
     pub store: Store,
     /// Where money is.

@@ -3,6 +3,7 @@
 //! The only room that knows diesel. Reads run off the async threads; writes go through [`writer::Writer`].
 
 pub mod account;
+pub mod account_provider;
 pub mod agent;
 pub mod api_key;
 pub mod connection;

@@ -49,6 +49,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    account_provider (account_id, name) {
+        account_id -> Text,
+        name -> Text,
+        base_url -> Nullable<Text>,
+        sealed -> Binary,
+        last_four -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
     node_epoch (epoch) {
         epoch -> BigInt,
         node -> Text,

@@ -112,6 +112,37 @@ fn every_fault_of_a_provider_is_named_by_its_place() {
 }
 
 #[test]
+fn a_secrets_key_that_is_none_is_a_fault_that_does_not_tell_it() {
+    let dir = dir();
+    for (newest, old, fault) in [
+        ("not-32-bytes-secret", "", "secrets_key: expected 32 bytes"),
+        ("", "not-32-bytes-secret", "secrets_keys_old: needs secrets_key"),
+        (
+            "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+            "not-32-bytes-secret",
+            "secrets_keys_old[0]: expected 32 bytes",
+        ),
+    ] {
+        let output = run(dir.path(), |command| {
+            command
+                .args(["serve", "--check"])
+                .env("SWITCHBOARD_SECRETS_KEY", newest)
+                .env("SWITCHBOARD_SECRETS_KEYS_OLD", old)
+        });
+        let told = told(&output);
+        assert!(!output.status.success() && told.contains(fault), "{fault}: {told}");
+        assert!(!told.contains("not-32-bytes-secret"), "the key is shown: {told}");
+    }
+    std::fs::write(
+        dir.path().join("switchboard.toml"),
+        "secrets_key = \"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\"\n",
+    )
+    .expect("a file");
+    let shown = told(&run(dir.path(), |command| command.arg("config")));
+    assert!(shown.contains("secrets_key = \"***\"") && !shown.contains("AQEB"), "{shown}");
+}
+
+#[test]
 fn a_provider_is_shown_as_it_was_configured_with_its_secrets_masked() {
     let dir = dir();
     let file = "[[providers]]\nname = \"a\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodels = [\"m\", \"n\"]\n\

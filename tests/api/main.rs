@@ -51,6 +51,7 @@ mod money;
 mod native;
 mod openapi;
 mod operator;
+mod own_providers;
 mod provider_faults;
 mod provider_request;
 mod provider_wire;

@@ -37,6 +37,8 @@ impl Known {
         app.say("Hello", json!({"session_id": "ada:1"}));
         let name = json!({"name": "another"});
         let webhook = json!({"url": "https://example.com/hook"});
+        let own = json!({"api_key": "tenant-key", "base_url": "https://models.example.com/v1"});
+        app.call("PUT", "/v2/account/providers/mine").key(&app.account_key).json(&own).send().is(201);
         Self {
             agent_key: id(app.new_key(&app.account_key, &agent, json!({}))),
             account_key: id(app.post(&app.account_key, "/v2/account/api-keys", &name).is(201).json()),
@@ -57,6 +59,7 @@ impl Known {
             ("sessions/{id}", "sessions/ada:1".to_owned()),
             ("chats/{id}", "chats/ada:1".to_owned()),
             ("accounts/{id}", format!("accounts/{account}")),
+            ("providers/{name}", "providers/mine".to_owned()),
             ("webhooks/{id}", format!("webhooks/{}", self.webhook)),
         ]
         .iter()
@@ -93,7 +96,7 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
 
 #[test]
 fn every_call_that_is_described_is_there_and_no_other() {
-    let app = App::start();
+    let app = crate::own_providers::setup().start();
     let document = document(&app);
     let calls = calls(&document);
     assert!(calls.len() > 50, "{}", calls.len());
@@ -110,7 +113,7 @@ fn every_call_that_is_described_is_there_and_no_other() {
 
 #[test]
 fn every_call_takes_the_keys_that_are_described_and_no_other() {
-    let app = App::start();
+    let app = crate::own_providers::setup().start();
     let known = Known::make(&app);
     let keys = [
         ("agentKey", &app.agent_key),
@@ -144,7 +147,7 @@ fn every_call_takes_the_keys_that_are_described_and_no_other() {
 
 #[test]
 fn every_example_of_a_body_is_taken_and_answered_as_described() {
-    let app = App::start();
+    let app = crate::own_providers::setup().start();
     let known = Known::make(&app);
     let mut sent = 0;
     for (method, path, call) in calls(&document(&app)) {
@@ -168,7 +171,7 @@ fn every_example_of_a_body_is_taken_and_answered_as_described() {
 /// A field that is described and not read is found here; one that is read and not described cannot be.
 #[test]
 fn every_field_that_is_described_is_read_and_no_other_is_taken() {
-    let app = App::start();
+    let app = crate::own_providers::setup().start();
     let known = Known::make(&app);
     let document = document(&app);
     let mut fields = 0;
@@ -201,7 +204,7 @@ fn every_field_that_is_described_is_read_and_no_other_is_taken() {
 
 #[test]
 fn the_document_is_public_and_known_by_its_tag() {
-    let app = App::start();
+    let app = crate::own_providers::setup().start();
     let answer = app.call("GET", "/openapi.json").send().is(200);
     assert_eq!(answer.headers.required("content-type"), "application/json");
     assert_eq!(answer.json()["info"]["version"], env!("CARGO_PKG_VERSION"));

@@ -21,6 +21,7 @@ CHECKS = (
     "status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance,"
     "no_defect,errors_have_one_body"
 )
+SECRETS_KEY = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="
 MANY = 40  # things to delete, of each kind
 
 
@@ -40,6 +41,7 @@ def known(server):
     completion = server.account("POST", "/v1/chat/completions", chat)["id"]
     webhook = {"url": "http://127.0.0.1:1/hook", "events": ["balance.low"]}
     webhooks = [server.account("POST", "/v2/webhooks", webhook)["id"] for _ in range(5)]
+    server.account("PUT", "/v2/account/providers/mine", {"api_key": "a-key", "base_url": "https://example.com/v1"})
     account = server.admin("POST", "/admin/accounts", {"name": "another", "balance": "5.00"})["id"]
     return {
         "keys": {
@@ -64,6 +66,7 @@ def known(server):
             "account api-keys": made("/v2/account/api-keys", {"name": "a key"}),
             "explain": [completion],
             "completions": [completion],
+            "providers": ["mine"],
         },
     }
 
@@ -87,6 +90,7 @@ def main(seconds, seed):
             *("--provider-model", "test-model"),
             *("--default-limits", "none"),
             "--allow-private-webhooks",
+            env={"SWITCHBOARD_SECRETS_KEY": SECRETS_KEY},
         )
         answers = pathlib.Path(directory) / "answers.json"
         try:

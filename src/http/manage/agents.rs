@@ -1,6 +1,9 @@
 //! `/v2/agents`: a tenant's agents.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use serde_json::{Map, Value, json};
 
 use crate::agents::Agents;
@@ -8,12 +11,13 @@ use crate::auth::keyring::Keyring;
 use crate::billing::Billing;
 use crate::clock;
 use crate::conversation::agent::{Agent, Definition};
+use crate::credentials::Credentials;
 use crate::error::{Error, Invalid, Stop};
 use crate::http::access::Tenant;
 use crate::http::body::{self, unknown_field};
 use crate::http::error::ApiError;
 use crate::http::query::Query;
-use crate::id::AgentId;
+use crate::id::{AccountId, AgentId};
 use crate::provider::Routes;
 use crate::session::Sessions;
 use crate::store::{self, Store};
@@ -26,14 +30,15 @@ pub async fn create(
     request: HttpRequest,
     tenant: Tenant,
     payload: web::Payload,
-    (store, routes, billing): (web::Data<Store>, web::Data<Routes>, web::Data<Billing>),
+    store: web::Data<Store>,
+    pricing: Pricing,
 ) -> Answer {
     let given = body::read_object(&request, payload).await?.rest();
     let mut definition = changed(Definition::default(), given)?;
     if definition.model.is_empty() {
-        routes.default_model().clone_into(&mut definition.model);
+        pricing.routes.default_model().clone_into(&mut definition.model);
     }
-    check(&definition, &routes, &billing)?;
+    pricing.check(&definition, &tenant.account).await?;
     let now = clock::now_ms();
     let agent = Agent {
         id: AgentId::random(),
@@ -75,12 +80,12 @@ pub async fn update(
     id: web::Path<String>,
     payload: web::Payload,
     (store, agents): (web::Data<Store>, web::Data<Agents>),
-    (routes, billing): (web::Data<Routes>, web::Data<Billing>),
+    pricing: Pricing,
 ) -> Answer {
     let given = body::read_object(&request, payload).await?.rest();
     let mut agent = own(&tenant, &id.into_inner(), &agents).await?;
     agent.definition = changed(agent.definition, given)?;
-    check(&agent.definition, &routes, &billing)?;
+    pricing.check(&agent.definition, &agent.account).await?;
     agent.updated_at = clock::now_ms();
     let new = agent.clone();
     let kept = store.write(move |conn| Ok(store::agent::update(conn, &new)?)).await?;
@@ -138,17 +143,44 @@ pub fn changed(base: Definition, given: Map<String, Value>) -> Result<Definition
     Ok(definition)
 }
 
-/// Each model needs a price, or the agent would fail when it is used.
-fn check(definition: &Definition, routes: &Routes, billing: &Billing) -> Result<(), Error> {
-    let now = clock::now_ms();
-    for (at, model) in definition.models().enumerate() {
-        let routes = routes.all(model, &[]);
-        let mut names = routes.iter().flat_map(|route| &route.priced_as);
-        if !names.any(|name| billing.prices().current(name, now).is_some()) {
-            let param = if at == 0 { "model".to_owned() } else { format!("fallbacks[{}]", at - 1) };
-            let message = format!("the model `{model}` has no price; the operator has to set one");
-            return Err(Invalid { param: Some(param), code: "model_not_priced", message }.into());
+/// What tells whether an agent's models have a price.
+pub struct Pricing {
+    routes: web::Data<Routes>,
+    credentials: web::Data<Credentials>,
+    billing: web::Data<Billing>,
+}
+
+impl FromRequest for Pricing {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        fn handle<T: 'static>(request: &HttpRequest) -> Result<web::Data<T>, Error> {
+            let missing = || Error::Internal(format!("no {}", std::any::type_name::<T>()));
+            request.app_data::<web::Data<T>>().cloned().ok_or_else(missing)
         }
+        let all = || -> Result<Self, Error> {
+            let (routes, credentials) = (handle(request)?, handle(request)?);
+            Ok(Self { routes, credentials, billing: handle(request)? })
+        };
+        ready(all().map_err(ApiError::from))
     }
-    Ok(())
+}
+
+impl Pricing {
+    /// Each model needs a price, or the agent would fail when it is used.
+    async fn check(&self, definition: &Definition, owner: &AccountId) -> Result<(), Error> {
+        let own = self.credentials.of(owner).await?;
+        let now = clock::now_ms();
+        for (at, model) in definition.models().enumerate() {
+            let routes = self.routes.all(model, &own);
+            let mut names = routes.iter().flat_map(|route| &route.priced_as);
+            if !names.any(|name| self.billing.prices().current(name, now).is_some()) {
+                let param = if at == 0 { "model".to_owned() } else { format!("fallbacks[{}]", at - 1) };
+                let message = format!("the model `{model}` has no price; the operator has to set one");
+                return Err(Invalid { param: Some(param), code: "model_not_priced", message }.into());
+            }
+        }
+        Ok(())
+    }
 }

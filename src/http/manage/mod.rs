@@ -5,6 +5,7 @@ pub mod billing;
 pub mod health;
 pub mod keys;
 pub mod operator;
+pub mod own_providers;
 pub mod prices;
 pub mod sessions;
 pub mod webhooks;

@@ -33,6 +33,7 @@ pub fn table() -> Vec<Group> {
         group("Sessions", "Conversations as their owner sees them.", sessions::endpoints()),
         group("Agents", "Configured assistants, which clients name as `model`.", tenants::agents()),
         group("Keys", "Keys of agents and of accounts.", tenants::keys()),
+        group("Own providers", "Keys and providers that an account brings along.", tenants::own_providers()),
         group("Money", "What an account has and where it went.", tenants::money()),
         group("Webhooks", "Being told what happens to the money.", tenants::webhooks()),
         group("Operator", "Accounts, credit, prices, and a look at what runs.", operators::endpoints()),

@@ -4,14 +4,15 @@ use actix_web::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::conversation::agent::Definition;
-use crate::http::endpoint::{Endpoint, Keys, Parameter, delete, get, patch, post, query};
-use crate::http::manage::{agents as agent, billing, keys as key, webhooks as webhook};
+use crate::http::endpoint::{Endpoint, Keys, Parameter, delete, get, patch, post, put, query};
+use crate::http::manage::{agents as agent, billing, keys as key, own_providers, webhooks as webhook};
 use crate::http::query::{limit, offset};
 use crate::wire::native::ledger::{TransactionList, UsageReport};
 use crate::wire::native::objects::{
     Agent, AgentList, Balance, Key, KeyList, MadeKey, MadeWebhook, WebhookList,
 };
-use crate::wire::native::requests::{KeyChange, NewAccountKey, NewAgentKey, NewWebhook};
+use crate::wire::native::providers::{OwnProvider, OwnProviderList};
+use crate::wire::native::requests::{KeyChange, NewAccountKey, NewAgentKey, NewOwnProvider, NewWebhook};
 
 const OK: StatusCode = StatusCode::OK;
 
@@ -23,8 +24,7 @@ pub fn agents() -> Vec<Endpoint> {
             .by(Keys::Account)
             .takes::<Definition>(definition)
             .requires(&["name"])
-            .answers::<Agent>(StatusCode::CREATED, "The agent.")
-            .fails(&[501]),
+            .answers::<Agent>(StatusCode::CREATED, "The agent."),
         get("/v2/agents", agent::list, "List agents")
             .by(Keys::Account)
             .with([limit(), offset()])
@@ -36,8 +36,7 @@ pub fn agents() -> Vec<Endpoint> {
             .about("Absent fields stay, null clears, and what is given replaces the former value as a whole.")
             .by(Keys::Account)
             .takes::<Definition>(json!({"temperature": 0.2}))
-            .answers::<Agent>(OK, "The agent as it is now.")
-            .fails(&[501]),
+            .answers::<Agent>(OK, "The agent as it is now."),
         delete("/v2/agents/{id}", agent::delete, "Delete an agent")
             .about("Takes its keys and sessions along and ends its running turns. Billing records stay.")
             .by(Keys::Account)
@@ -131,6 +130,27 @@ pub fn webhooks() -> Vec<Endpoint> {
             .answers::<WebhookList>(OK, "The webhooks, without their secrets."),
         delete("/v2/webhooks/{id}", webhook::delete, "Delete a webhook")
             .about("What it was still to be told is lost.")
+            .by(Keys::Account)
+            .nothing(StatusCode::NO_CONTENT, "It is gone."),
+    ]
+}
+
+pub fn own_providers() -> Vec<Endpoint> {
+    let key = json!({"api_key": "sk-example-0123456789", "base_url": "https://models.example.com/v1"});
+    vec![
+        get("/v2/account/providers", own_providers::list, "List your own providers")
+            .by(Keys::Account)
+            .answers::<OwnProviderList>(OK, "What you brought, without the keys."),
+        put("/v2/account/providers/{name}", own_providers::set, "Bring a key or a provider of your own")
+            .about(
+                "Without `base_url`, `name` is one of the operator's providers and your key takes the place of the \
+                 operator's. With it, it is a provider of your own, named `name/model` by your agents.",
+            )
+            .by(Keys::Account)
+            .takes::<NewOwnProvider>(key)
+            .answers::<OwnProvider>(StatusCode::CREATED, "It is new.")
+            .answers::<OwnProvider>(OK, "It takes the place of the former one."),
+        delete("/v2/account/providers/{name}", own_providers::delete, "Take back a key or a provider")
             .by(Keys::Account)
             .nothing(StatusCode::NO_CONTENT, "It is gone."),
     ]

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::clock::ceil_secs;
 use crate::provider::health::{Circuit as Seen, Standing};
 use crate::provider::{ProviderConfig, ProviderKind};
+use crate::store::account_provider::OwnRow;
 use crate::wire::native::values::Time;
 
 /// The configured providers.
@@ -59,6 +60,35 @@ pub struct Circuit {
     /// The kind of the last failure.
     last_error: Option<&'static str>,
     last_error_at: Option<Time>,
+}
+
+/// What an account brought.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct OwnProviderList {
+    /// By name.
+    pub providers: Vec<OwnProvider>,
+}
+
+/// A key for one of the operator's providers, or a provider of the account's own.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct OwnProvider {
+    name: String,
+    /// Where the account's own provider is called; null where the key is for one of the operator's.
+    base_url: Option<String>,
+    /// The end of the key; empty if the key is short.
+    last4: String,
+    created_at: Time,
+}
+
+impl From<&OwnRow> for OwnProvider {
+    fn from(row: &OwnRow) -> Self {
+        Self {
+            name: row.name.clone(),
+            base_url: row.base_url.clone(),
+            last4: row.last_four.clone(),
+            created_at: row.created_at.into(),
+        }
+    }
 }
 
 impl Provider {

@@ -170,6 +170,17 @@ pub struct NewWebhook {
     pub balance_low: Option<Vec<Amount>>,
 }
 
+/// A key for a provider, or a provider of one's own.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct NewOwnProvider {
+    /// Kept sealed, never shown again.
+    #[schemars(length(min = 1, max = 1024))]
+    pub api_key: String,
+    /// http or https, in the public internet; up to and with the version.
+    #[schemars(length(min = 1, max = 2048), extend("format" = "uri"))]
+    pub base_url: Option<String>,
+}
+
 /// What a webhook can be told.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "each is what its name says")]
