@@ -8,13 +8,16 @@ use crate::conversation::turn::Turn;
 use crate::error::Invalid;
 use crate::json::Fields;
 use crate::metrics;
-use crate::provider::choice::{self, Balance, Load};
+use crate::provider::choice::{self, Balance, Gauge, Load};
 use crate::provider::health::{Circuit, Circuits, Standing};
 use crate::provider::own::Own;
-use crate::provider::{ProviderConfig, ProviderKind, anthropic, openai};
+use crate::provider::{OnDisconnect, ProviderConfig, ProviderKind, anthropic, openai};
 
 /// What stands in front of the names under which calls with tenants' own keys are priced; no provider is called so.
 pub const OWN: &str = "own";
+
+/// Calls at once that are read on after their clients have left; beyond that they end.
+const MAX_DRAINS: usize = 256;
 
 /// How calls are spread, and where tenants' own providers may lie.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +79,8 @@ struct Inner {
     standings: Vec<Standing>,
     circuits: Circuits,
     policy: Policy,
+    /// Calls that are read on after their clients have left.
+    drains: Arc<Gauge>,
     /// Counts choices.
     chosen: AtomicU64,
 }
@@ -85,7 +90,8 @@ impl Routes {
     pub fn new(providers: Vec<ProviderConfig>, policy: Policy) -> Self {
         let standings = providers.iter().map(Standing::new).collect();
         let (circuits, chosen) = (Circuits::default(), AtomicU64::new(0));
-        Self(Arc::new(Inner { providers, standings, circuits, policy, chosen }))
+        let drains = Arc::new(Gauge::new(Some(MAX_DRAINS)));
+        Self(Arc::new(Inner { providers, standings, circuits, policy, drains, chosen }))
     }
 
     /// The providers.
@@ -195,6 +201,13 @@ impl Routes {
                 self.0.circuits.of(&whose, &route.model, super::breaker::Settings::DEFAULT)
             }
         }
+    }
+
+    /// Where a call is counted that is read on after its client has left; `None` if it ends then.
+    pub fn drains(&self, route: &Route) -> Option<Arc<Gauge>> {
+        let terms =
+            route.provider().and_then(|at| self.0.providers.get(at)).map(|own| own.terms.on_disconnect);
+        (terms == Some(OnDisconnect::Drain)).then(|| self.0.drains.clone())
     }
 
     /// A call to a route is made that is no retry.

@@ -17,6 +17,7 @@ use crate::conversation::turn::Turn;
 use crate::error::{Error, Invalid, UpstreamFailure, UpstreamKind};
 use crate::id::fill_random;
 use crate::metrics;
+use crate::provider::choice::Gauge;
 use crate::provider::health::{Circuit, Skipped, Ticket};
 use crate::provider::{Answer, Call, Event, Provider, Route, retry};
 use crate::session::LocalRooms;
@@ -99,6 +100,8 @@ pub struct Asked {
     pub meter: metrics::Call,
     /// The provider and its model.
     pub shown: String,
+    /// Those whose clients have left and that are read on, where this provider's calls are.
+    pub drains: Option<Arc<Gauge>>,
     /// The bound of each answer that it was given.
     pub max_output: u64,
     pub between: Duration,
@@ -199,7 +202,8 @@ impl Asking<'_> {
                     ticket.answered();
                     let deadline = self.deadline.min(begun + timeouts.total);
                     let (shown, between) = (route.shown.clone(), timeouts.between);
-                    return Ok(Asked { first, ticket, meter, shown, max_output, between, deadline });
+                    let drains = routes.drains(route);
+                    return Ok(Asked { first, ticket, meter, shown, drains, max_output, between, deadline });
                 }
                 Err(failure) => told(failure, route),
             };

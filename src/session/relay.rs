@@ -32,6 +32,8 @@ use crate::store::session::StoredTurn;
 const CHECKPOINT: Duration = Duration::from_secs(2);
 /// How long the final frames wait for the commit.
 const COMMIT_WAIT: Duration = Duration::from_secs(5);
+/// How long a call is read on whose client has left.
+const DRAIN: Duration = Duration::from_secs(120);
 /// A provider's count beyond this many times its ceiling is nonsense.
 const ABSURD: u64 = 4;
 
@@ -132,15 +134,22 @@ pub async fn relay(
     started: Instant,
 ) -> Stored {
     let Opened { asked, mut hold, debit, prompt, ceiling } = opened;
-    let Asked { mut first, mut ticket, mut meter, shown, between, deadline, .. } = asked;
+    let Asked { mut first, mut ticket, mut meter, shown, drains, between, deadline, .. } = asked;
     let ttft = started.elapsed();
     let end = match first.chunks.take() {
         None => End::Complete,
-        Some(chunks) => {
-            let reading =
-                Reading { first: &mut first, hold: &mut hold, prompt: &prompt, ceiling, between, deadline };
+        Some(mut chunks) => {
+            let (first, hold, prompt) = (&mut first, &mut hold, &prompt);
+            let mut reading = Reading { first, hold, prompt, ceiling, left: false, between, deadline };
             // The stream is dropped here: whatever ended the reading, the provider's call ends with it.
-            reading.run(chunks, &events, &mut stop).await
+            match reading.run(&mut chunks, &events, &mut stop).await {
+                End::ClientGone if reading.first.reply.received() => match drains.and_then(|all| all.enter())
+                {
+                    Some(_place) => reading.drain(&mut chunks, &events, &mut stop).await,
+                    None => End::ClientGone,
+                },
+                end => end,
+            }
         }
     };
     match &end {
@@ -240,14 +249,31 @@ struct Reading<'a> {
     hold: &'a mut crate::billing::Hold,
     prompt: &'a Prompt,
     ceiling: u64,
+    /// Whether the client has left and the answer is read on without it.
+    left: bool,
     between: Duration,
     deadline: tokio::time::Instant,
 }
 
 impl Reading<'_> {
+    /// Reads on to the usage: the provider bills all of it anyway. What goes wrong then is nobody's news.
+    async fn drain(
+        &mut self,
+        chunks: &mut Chunks,
+        events: &mpsc::Sender<TurnEvent>,
+        stop: &mut oneshot::Receiver<Stop>,
+    ) -> End {
+        self.left = true;
+        self.deadline = self.deadline.min(tokio::time::Instant::now() + DRAIN);
+        match self.run(chunks, events, stop).await {
+            End::Failed(_) => End::ClientGone,
+            end => end,
+        }
+    }
+
     async fn run(
-        mut self,
-        mut chunks: Chunks,
+        &mut self,
+        chunks: &mut Chunks,
         events: &mpsc::Sender<TurnEvent>,
         stop: &mut oneshot::Receiver<Stop>,
     ) -> End {
@@ -264,7 +290,7 @@ impl Reading<'_> {
             let limit = self.deadline.min(heard + self.between);
             let item = tokio::select! {
                 biased;
-                () = events.closed() => return End::ClientGone,
+                () = events.closed(), if !self.left => return End::ClientGone,
                 Ok(why) = &mut *stop => return End::Stopped(why),
                 () = &mut checkpoint => {
                     let received = self.first.reply.received();
@@ -301,7 +327,9 @@ impl Reading<'_> {
                         self.first.tail.push(cut);
                         return End::Ceiling;
                     }
-                    if let Err(end) = pass(events, delta).await {
+                    if !self.left
+                        && let Err(end) = pass(events, delta).await
+                    {
                         return end;
                     }
                     crate::failpoint::hit("delta passed on");

@@ -31,6 +31,7 @@ mod database;
 mod disconnect_matrix;
 mod disconnects;
 mod docs;
+mod drains;
 mod errors;
 mod errors_of_limits;
 mod errors_of_providers;
