@@ -16,6 +16,7 @@ use secrecy::SecretString;
 
 use crate::audit;
 use crate::auth::vault::{MAX_OLD, Vault};
+use crate::provider::breaker::Settings;
 use crate::provider::retry::MAX_RETRIES;
 use crate::provider::{
     DEFAULT_RETRIES, OWN, OutputField, Policy, ProviderConfig, ProviderKind, Terms, Timeouts, anthropic,
@@ -144,11 +145,12 @@ impl Config {
             faults.push(format!("provider_retries: expected 0 to {MAX_RETRIES}"));
         }
         let retries = retries.and_then(|retries| u32::try_from(retries).ok()).unwrap_or(DEFAULT_RETRIES);
-        let default_terms = Terms { retries, ..Terms::default() };
+        let breaker = terms::breaker(&mut file, Settings::DEFAULT, &mut faults);
+        let default_terms = Terms { retries, breaker, ..Terms::default() };
         let mut providers = providers_from_flags(args, &default_terms, &mut faults);
         let flagged = !providers.is_empty();
         providers.extend(file.tables("providers", &mut faults).into_iter().filter_map(|mut table| {
-            let provider = provider_from_file(&mut table, retries, &mut faults);
+            let provider = provider_from_file(&mut table, &default_terms, &mut faults);
             faults.extend(table.unknown());
             provider
         }));
@@ -321,7 +323,7 @@ fn providers_from_flags(args: &ServeArgs, terms: &Terms, faults: &mut Vec<String
     }]
 }
 
-fn provider_from_file(table: &mut Table, retries: u32, faults: &mut Vec<String>) -> Option<ProviderConfig> {
+fn provider_from_file(table: &mut Table, usual: &Terms, faults: &mut Vec<String>) -> Option<ProviderConfig> {
     let name = table.text("name", faults);
     let model = table.text("model", faults);
     let seconds = |table: &mut Table, key: &str, default: Duration, faults: &mut Vec<String>| match table
@@ -340,7 +342,7 @@ fn provider_from_file(table: &mut Table, retries: u32, faults: &mut Vec<String>)
         between: seconds(table, "chunk_timeout_s", defaults.between, faults),
         total: seconds(table, "total_timeout_s", defaults.total, faults),
     };
-    let terms = terms::from_file(table, retries, faults);
+    let terms = terms::from_file(table, usual, faults);
     let at = table.at().to_owned();
     let kind = table.text("kind", faults);
     let kind = match kind.as_deref() {

@@ -33,8 +33,8 @@ const MAX_CONCURRENCY: u64 = 1_000_000;
 /// The longest time of a circuit, in seconds.
 const MAX_BREAKER_S: u64 = 3_600;
 
-/// Reads the terms of a provider's table; `retries` where it names none.
-pub fn from_file(table: &mut Table, retries: u32, faults: &mut Vec<String>) -> Terms {
+/// Reads the terms of a provider's table; retries and breaker are those of `defaults` where it names none.
+pub fn from_file(table: &mut Table, defaults: &Terms, faults: &mut Vec<String>) -> Terms {
     let at = table.at().to_owned();
     let max_concurrency = table.number("max_concurrency", faults);
     let within = |name: &str, number: u64, range: std::ops::RangeInclusive<u64>, faults: &mut Vec<String>| {
@@ -51,7 +51,7 @@ pub fn from_file(table: &mut Table, retries: u32, faults: &mut Vec<String>) -> T
     }
     let weight = table.number("weight", faults).unwrap_or(1);
     within("weight", weight, 1..=u64::from(MAX_WEIGHT), faults);
-    let retries = table.number("retries", faults).unwrap_or(u64::from(retries));
+    let retries = table.number("retries", faults).unwrap_or(u64::from(defaults.retries));
     within("retries", retries, 0..=u64::from(MAX_RETRIES), faults);
     let on_disconnect = match table.text("on_disconnect", faults).as_deref() {
         None | Some("cancel") => OnDisconnect::Cancel,
@@ -69,7 +69,7 @@ pub fn from_file(table: &mut Table, retries: u32, faults: &mut Vec<String>) -> T
         weight: u32::try_from(weight).unwrap_or(1),
         on_disconnect,
         retries: u32::try_from(retries).unwrap_or(0),
-        breaker: breaker(table, faults),
+        breaker: breaker(table, defaults.breaker, faults),
     }
 }
 
@@ -160,8 +160,8 @@ fn prices(table: &mut Table, faults: &mut Vec<String>) -> Vec<StartingPrice> {
     models.into_iter().filter_map(one).collect()
 }
 
-fn breaker(table: &mut Table, faults: &mut Vec<String>) -> Settings {
-    let defaults = Settings::DEFAULT;
+/// Reads when a provider is left alone; what is not named is as in `defaults`.
+pub fn breaker(table: &mut Table, defaults: Settings, faults: &mut Vec<String>) -> Settings {
     let Some(mut given) = table.table("breaker", faults) else { return defaults };
     let mut number = |name: &str, default: u64, most: u64| match given.number(name, faults) {
         Some(number) if (1..=most).contains(&number) => number,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::app::{App, MODEL, Setup, eventually, merged, nanos};
+use crate::claude::Claude;
 use crate::client::Answer;
 use crate::script::{Fault, Reply, Script};
 use crate::upstream::Upstream;
@@ -237,4 +238,29 @@ fn a_crash_charges_at_the_price_of_whoever_was_answering() {
     assert_eq!(charge["served_by"], format!("provider/{MODEL}"));
     assert_eq!(nanos(&usage["charged"]), price(CHEAP, (tokens("prompt_tokens"), tokens("output_tokens"))));
     pair.app.finish();
+}
+
+#[test]
+fn a_fallback_of_another_protocol_serves_where_it_has_words_for_the_request() {
+    let claude = Upstream::start();
+    claude.choose(|asked| Claude::says(&["Hello from Claude"]).answer(asked));
+    let file = format!(
+        "[[providers]]\nname = \"claude\"\nkind = \"anthropic\"\nbase_url = \"{}\"\nmodel = \"other\"\n",
+        claude.url()
+    );
+    let app = Setup::default().after(&file).start();
+    let (agent, _) = app.agent(json!({"fallbacks": ["claude/other"]}));
+    let ask = |more: Value| {
+        app.upstream.next(Script::refusal(500, "no"));
+        app.chat(&merged(app.saying("Hello", merged(json!({"model": agent}), more)), json!({})))
+    };
+    for stream in [false, true] {
+        let answer = ask(json!({"stream": stream}));
+        assert_eq!(answer.headers.required("x-served-model"), "claude/other");
+        assert!(answer.text().contains("Hello from Claude"), "{}", answer.text());
+    }
+    // It would be refused there; the first choice could have served it.
+    ask(json!({"logprobs": true})).refused(502, "server_error", "upstream_refused");
+    assert_eq!(claude.asked(), 2);
+    app.finish();
 }

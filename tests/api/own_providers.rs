@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::app::{App, MODEL, PROVIDER_KEY, Setup, merged, nanos};
+use crate::claude::Claude;
 use crate::client::Answer;
 use crate::script::Script;
 use crate::upstream::Upstream;
@@ -302,5 +303,18 @@ fn the_command_line_sets_lists_and_removes() {
     assert!(run(&["list"]).contains("https://example.com/v1"));
     run(&["remove", "mine"]);
     assert_eq!(app.get(&app.account_key, "/v2/account/providers").ok()["providers"], json!([]));
+    finish(app);
+}
+
+#[test]
+fn a_tenant_s_key_stands_for_the_operator_s_in_claude_s_words_too() {
+    let app = crate::claude::setup().environment("SWITCHBOARD_SECRETS_KEY", SECRETS_KEY).start();
+    app.upstream.choose(|asked| Claude::says(&["Hi"]).answer(asked));
+    set_price(&app, "own/*", "1", "1");
+    put(&app, &app.account_key, "provider0", json!({"api_key": TENANT_KEY})).is(201);
+    ask(&app, &app.agent_id).ok();
+    let sent = app.upstream.last();
+    assert_eq!((sent.header("x-api-key"), sent.header("authorization")), (Some(TENANT_KEY), None));
+    assert_eq!(sent.header("anthropic-version"), Some("2023-06-01"));
     finish(app);
 }

@@ -42,22 +42,30 @@ impl Anthropic {
         timeouts: Timeouts,
     ) -> Self {
         let url = format!("{}/messages", base_url.trim_end_matches('/'));
-        let mut headers = vec![("anthropic-version", VERSION.to_owned().into())];
-        headers.extend(api_key.clone().map(|key| ("x-api-key", key)));
-        let endpoint = Endpoint::new(url, headers, Secrets::new(api_key), timeouts);
+        let endpoint = Endpoint::new(url, headers(api_key.clone()), Secrets::new(api_key), timeouts);
         Self(Rc::new(endpoint.with_headers(extra)))
     }
 }
 
 impl Provider for Anthropic {
     fn call(&self, call: Call) -> LocalBoxFuture<'static, Result<Answer, UpstreamFailure>> {
-        let endpoint = self.0.clone();
+        let lent = call.own.as_ref().map(|own| {
+            let key = own.api_key.clone();
+            Rc::new(self.0.lent(None, headers(key.clone()), Secrets::new(key)))
+        });
+        let endpoint = lent.unwrap_or_else(|| self.0.clone());
         Box::pin(async move { ask(endpoint, call).await })
     }
 
     fn timeouts(&self) -> Timeouts {
         self.0.timeouts()
     }
+}
+
+/// What every request has, with the operator's key or a tenant's own.
+fn headers(api_key: Option<SecretString>) -> Vec<(&'static str, SecretString)> {
+    let version = ("anthropic-version", VERSION.to_owned().into());
+    std::iter::once(version).chain(api_key.map(|key| ("x-api-key", key))).collect()
 }
 
 async fn ask(endpoint: Rc<Endpoint>, call: Call) -> Result<Answer, UpstreamFailure> {

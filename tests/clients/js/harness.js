@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -40,6 +40,8 @@ export async function startSwitchboard(upstream) {
     '--provider-model': 'test-model',
     '--default-limits': 'none',
   };
+  // Tests ask often for a failure in a row, and for each of them once.
+  writeFileSync(join(directory, 'switchboard.toml'), 'provider_retries = 0\nbreaker = { min_calls = 1000000 }\n');
   const child = spawn(binary, ['serve', ...Object.entries(options).flat()], {
     cwd: directory,
     env: cleanEnvironment(),

@@ -44,6 +44,9 @@ class Switchboard:
         bootstrap.unlink(missing_ok=True)
         self.stdout = self.directory / "stdout.txt"
         self.stderr = self.directory / "stderr.txt"
+        # Tests ask often for a failure in a row, and for each of them once.
+        calm = "provider_retries = 0\nbreaker = { min_calls = 1000000 }\n"
+        (self.directory / "switchboard.toml").write_text(calm)
         command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--data", self.directory / "data"]
         command += ["--bootstrap-json", bootstrap, *options]
         with open(self.stdout, "wb") as out, open(self.stderr, "wb") as err:
