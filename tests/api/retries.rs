@@ -59,6 +59,8 @@ fn a_stream_that_was_not_begun_in_time_is_asked_again_and_a_plain_call_is_not() 
     assert_eq!(asked(&app, Script::Silence, json!({"stream": true})), (200, 2));
     // It may be running there yet, and would be paid for twice.
     assert_eq!(asked(&app, Script::Silence, json!({})), (504, 1));
+    assert_eq!(asked(&app, Script::refusal(504, "a gateway gave up"), json!({})), (504, 1));
+    assert_eq!(asked(&app, Script::refusal(504, "a gateway gave up"), json!({"stream": true})), (200, 2));
     app.finish();
 }
 
