@@ -5,13 +5,17 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// The largest event that is read, in bytes.
+/// The largest event that is read, in bytes. A larger one ends the call.
 pub const MAX_EVENT: usize = 16 * 1024 * 1024;
+/// A line above this many bytes does not share its memory with what comes after it.
+const LARGE_LINE: usize = 64 * 1024;
 
 /// Cuts a stream of bytes into the data of events.
 #[derive(Default)]
 pub struct EventReader {
     buffer: BytesMut,
+    /// How much of it is known to have no line end.
+    searched: usize,
     data: Option<BytesMut>,
     single: Option<Bytes>,
     started: bool,
@@ -49,6 +53,7 @@ impl EventReader {
     /// The data of an event that the end of the stream cut off before its empty line.
     pub fn finish(&mut self) -> Option<Bytes> {
         if !self.buffer.is_empty() {
+            self.searched = 0;
             let line = self.buffer.split().freeze();
             self.take_line(line);
         }
@@ -76,8 +81,17 @@ impl EventReader {
                 let _ = self.buffer.split_to(BOM.len());
             }
         }
-        let end = memchr::memchr2(b'\n', b'\r', &self.buffer)?;
+        // A long line comes in many pieces: what was searched is not searched again.
+        let Some(end) = memchr::memchr2(b'\n', b'\r', &self.buffer[self.searched..]) else {
+            self.searched = self.buffer.len();
+            return None;
+        };
+        let end = std::mem::take(&mut self.searched) + end;
         let mut line = self.buffer.split_to(end + 1);
+        if line.len() > LARGE_LINE {
+            // Else a small event would hold the memory of a large one for as long as it is kept.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
         if line[end] == b'\r' {
             // The LF of a CRLF may still be on its way; it is dropped when it comes.
             self.after_cr = true;
