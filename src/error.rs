@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::billing::money::Nanos;
 
 /// A failure that reaches a client.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The request is wrong; the message names the field and what was expected.
     #[error("{}", .0.message)]
@@ -55,6 +55,9 @@ pub enum Error {
     /// Archived, or idle for longer than its agent allows.
     #[error("this session is closed; start another one")]
     SessionClosed,
+    /// What comes next in a stream is not kept any more.
+    #[error("what comes next in this stream is not kept any more")]
+    StreamGone,
     /// The body is over the limit, in bytes.
     #[error("the request body is over the limit of {0} bytes")]
     TooLarge(usize),

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
 
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
@@ -179,44 +180,68 @@ impl Fields {
 }
 
 /// Writes an object field by field from text that is JSON already.
-pub struct ObjectWriter(Vec<u8>);
+pub struct ObjectWriter<W = Vec<u8>> {
+    out: W,
+    empty: bool,
+}
 
 impl ObjectWriter {
     /// Starts an object of about `size` bytes.
     pub fn with_capacity(size: usize) -> Self {
-        let mut text = Vec::with_capacity(size);
-        text.push(b'{');
-        Self(text)
+        Self::into(Vec::with_capacity(size))
+    }
+
+    /// The object's text.
+    pub fn finish(self) -> Bytes {
+        self.close().into()
+    }
+}
+
+impl<W: io::Write> ObjectWriter<W> {
+    /// Starts an object at the end of `out`, which takes everything.
+    pub fn into(out: W) -> Self {
+        let mut writer = Self { out, empty: true };
+        writer.text(b"{");
+        writer
     }
 
     /// Adds a field whose value is JSON text.
     pub fn field(&mut self, name: &str, value: &[u8]) {
-        self.name(name);
-        self.0.extend_from_slice(value);
+        self.name(name).text(value);
     }
 
     /// Adds a field whose value is written as JSON.
     pub fn value<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
-        self.name(name);
-        self.write(value);
+        self.name(name).write(value);
     }
 
-    fn name(&mut self, name: &str) {
-        if self.0.len() > 1 {
-            self.0.push(b',');
+    /// Starts a field, whose value the caller writes to [`Self::out`].
+    pub fn name(&mut self, name: &str) -> &mut Self {
+        if !std::mem::take(&mut self.empty) {
+            self.text(b",");
         }
         self.write(name);
-        self.0.push(b':');
+        self.text(b":");
+        self
+    }
+
+    /// Where the object goes.
+    pub fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// Ends the object.
+    pub fn close(mut self) -> W {
+        self.text(b"}");
+        self.out
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.out.write_all(text).expect("memory takes everything");
     }
 
     fn write<T: Serialize + ?Sized>(&mut self, value: &T) {
-        serde_json::to_writer(&mut self.0, value).expect("plain data can be written as JSON");
-    }
-
-    /// The object's text.
-    pub fn finish(mut self) -> Bytes {
-        self.0.push(b'}');
-        self.0.into()
+        serde_json::to_writer(&mut self.out, value).expect("plain data can be written as JSON");
     }
 }
 

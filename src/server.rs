@@ -88,10 +88,12 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let listening = actix::spawn(listener);
         let audit = audit::watch(server.store.clone(), server.keyring.clone(), config.verify_interval);
         let audit = actix::spawn(audit);
+        let sweep = actix::spawn(server.sessions.turns().clone().watch());
         announce(config, &bootstrap, &format!("http://{address}"), &priced)?;
         tracing::info!(%address, ready_ms = started.elapsed().as_millis(), "ready");
         let end = wait_for_end(std::mem::take(&mut server.vital)).await;
         audit.abort();
+        sweep.abort();
         shut_down(server, &handle, config.shutdown_timeout).await?;
         drop(listening.await);
         end
@@ -142,7 +144,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         credentials: credentials.clone(),
         store: store.clone(),
         billing: billing.clone(),
-        turns: Turns::default(),
+        turns: Turns::new(config.replay_buffer),
     };
     let sessions = Sessions::start(&handles[3..], &rooms, config.session_idle, gone);
     Ok(Server {

@@ -22,6 +22,7 @@ use crate::provider::{
     DEFAULT_RETRIES, OWN, OutputField, Policy, ProviderConfig, ProviderKind, Terms, Timeouts, anthropic,
 };
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
+use crate::session::turns::DEFAULT_REPLAY;
 use crate::webhook::Delivery;
 
 /// The file that is read where none is named, if it is there.
@@ -50,6 +51,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long an idle session stays in memory.
     pub session_idle: Duration,
+    /// The most that streams keep for readers that come back, all together, in bytes.
+    pub replay_buffer: usize,
     /// How often the books are checked.
     pub verify_interval: Duration,
     /// How webhooks are delivered.
@@ -110,6 +113,8 @@ impl Config {
         if idle == Some(0) {
             faults.push("session_idle_s: expected at least 1".to_owned());
         }
+        let in_file = file.number("replay_buffer_bytes", &mut faults);
+        let replay = number(args.replay_buffer_bytes.as_ref(), in_file, "replay_buffer_bytes", &mut faults);
         let in_file = file.number("verify_interval_s", &mut faults);
         let verify = number(args.verify_interval.as_ref(), in_file, "verify_interval_s", &mut faults);
         if verify == Some(0) {
@@ -194,6 +199,8 @@ impl Config {
             max_body: usize::try_from(max_body.unwrap_or(20_000_000)).unwrap_or(usize::MAX),
             shutdown_timeout: Duration::from_secs(shutdown.unwrap_or(20)),
             session_idle: Duration::from_secs(idle.unwrap_or(300)),
+            replay_buffer: replay
+                .map_or(DEFAULT_REPLAY, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             verify_interval: verify.map_or(audit::DEFAULT_INTERVAL, Duration::from_secs),
             webhooks: Delivery {
                 allow_private: args.allow_private_webhooks || allow_private,
@@ -215,6 +222,7 @@ impl Config {
         root.insert("max_body_bytes".into(), whole(self.max_body as u64));
         root.insert("shutdown_timeout_s".into(), whole(self.shutdown_timeout.as_secs()));
         root.insert("session_idle_s".into(), whole(self.session_idle.as_secs()));
+        root.insert("replay_buffer_bytes".into(), whole(self.replay_buffer as u64));
         root.insert("verify_interval_s".into(), whole(self.verify_interval.as_secs()));
         root.insert("webhook_retry_s".into(), whole(self.webhooks.first_retry.as_secs()));
         root.insert("allow_private_webhooks".into(), self.webhooks.allow_private.into());

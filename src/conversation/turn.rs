@@ -32,6 +32,8 @@ pub struct Turn {
     pub fields: Fields,
     /// Whether the answer is streamed.
     pub stream: bool,
+    /// In which form a stream of it goes out.
+    pub form: Form,
     /// How many answers.
     pub n: u64,
     /// The client's or the agent's bound of one answer, in tokens.
@@ -40,6 +42,8 @@ pub struct Turn {
     pub idempotency: Option<Idempotency>,
     /// What to do when another turn runs.
     pub conflict: Conflict,
+    /// What to do when nobody reads the answer any more.
+    pub on_disconnect: OnDisconnect,
 }
 
 impl Turn {
@@ -53,6 +57,47 @@ impl Turn {
     pub fn spoken(&self) -> Vec<&Message> {
         self.messages.iter().filter(|message| !message.role.is_instruction()).collect()
     }
+}
+
+/// In which form a stream goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// Whose objects.
+    pub dialect: Dialect,
+    /// Whether it tells its usage in OpenAI's dialect.
+    pub include_usage: bool,
+    /// When the answer was asked for, in Unix seconds.
+    pub created: i64,
+}
+
+/// The two dialects of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `chat.completion.chunk` objects and `[DONE]`.
+    OpenAi,
+    /// One typed object an event.
+    Native,
+}
+
+impl Dialect {
+    /// The dialect of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "openai" => Some(Self::OpenAi),
+            "native" => Some(Self::Native),
+            _ => None,
+        }
+    }
+}
+
+/// What a request wants when its last reader has left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// End the turn.
+    #[default]
+    Cancel,
+    /// Go on to the end.
+    Continue,
 }
 
 /// Who chose a session's name.

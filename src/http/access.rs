@@ -123,6 +123,12 @@ extractors! {
         KeyKind::Operator => Err(Error::KeyScope("sessions take an account key")),
         _ => Err(Error::KeyScope("it was made without the scope `sessions:read`")),
     };
+    /// A key that may chat, asking for what a turn has said already.
+    Listener: |caller| match caller.kind {
+        KeyKind::Operator => Err(Error::KeyScope("the operator's token is never for `/v1`")),
+        _ if caller.scopes.chat => Ok(()),
+        _ => Err(Error::KeyScope("it was made without the scope `chat`")),
+    };
     /// A key that may chat, asking what there is to chat with.
     ModelReader: |caller| match caller.kind {
         KeyKind::Operator => Err(Error::KeyScope("the operator's token is never for `/v1`")),

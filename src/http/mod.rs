@@ -16,6 +16,7 @@ mod openapi;
 mod query;
 pub mod routes;
 mod sse;
+mod streams;
 
 pub use edge::trace;
 pub use routes::configure;

@@ -10,6 +10,7 @@ use crate::http::error::ApiError;
 use crate::http::openai::{Rooms, chat_headers, idempotency, into_turn, whole};
 use crate::http::{body, sse};
 use crate::json::{Fields, ObjectWriter, Raw};
+use crate::session::log::EventId;
 use crate::wire::openai::chat::{ChatRequest, Told};
 use crate::wire::openai::describe::{AgentReply, AgentUsage};
 
@@ -34,6 +35,7 @@ pub async fn chat(
         let stream = chat.stream;
         let (mut turn, _) = into_turn(&request, &caller, agent, chat)?;
         rooms.check(&turn).await?;
+        let form = turn.form;
         turn.metadata = metadata;
         turn.idempotency = idempotency(&request, &body)?;
         let agent = turn.agent.id.to_string();
@@ -42,13 +44,15 @@ pub async fn chat(
             completion: running.completion.to_string(),
             agent,
             session: running.session.to_string(),
-            created: 0,
+            created: form.created,
             money,
         };
         let mut answer = HttpResponse::Ok();
         chat_headers(&request, &running, &mut answer);
         if stream {
-            return Ok(sse::respond(answer, running.events, sse::Writer::native(told)));
+            let seen = EventId { again: running.replayed, ..EventId::default() };
+            let writer = sse::Writer::new(told, form, seen);
+            return Ok(sse::respond(answer, running.events, writer));
         }
         let ended = whole(running).await?;
         let usage = AgentUsage {
@@ -57,7 +61,7 @@ pub async fn chat(
             total_tokens: ended.usage.total(),
             cost: money.then(|| ended.charged.to_string()),
         };
-        Ok(answer.json(AgentReply { response: ended.content, session_id: told.session, usage }))
+        Ok(answer.json(AgentReply { response: ended.content.clone(), session_id: told.session, usage }))
     };
     answered.await.map_err(|error: Error| ApiError::told(error, money))
 }

@@ -9,7 +9,7 @@ use crate::agents::Agents;
 use crate::auth::caller::Caller;
 use crate::clock;
 use crate::conversation::agent::Agent;
-use crate::conversation::turn::{Conflict, NamedBy, Turn};
+use crate::conversation::turn::{Conflict, Form, NamedBy, OnDisconnect, Turn};
 use crate::credentials::Credentials;
 use crate::error::{Error, Invalid};
 use crate::http::access::{Authenticated, ModelReader, named_agent};
@@ -18,10 +18,11 @@ use crate::http::{HttpSettings, body, sse};
 use crate::id::{AgentId, CompletionId, RequestId, SessionName};
 use crate::provider::Routes;
 use crate::rate_limit::Status;
+use crate::session::log::EventId;
 use crate::session::{Ended, Running, Sessions, TurnEvent};
 use crate::store::Store;
 use crate::store::request_key::Idempotency;
-use crate::wire::openai::chat::{self, ChatRequest, Dialect, Told};
+use crate::wire::openai::chat::{self, ChatRequest, Told};
 use crate::wire::openai::describe::{Model, ModelList};
 
 /// The longest idempotency key, in bytes.
@@ -125,8 +126,7 @@ impl Rooms {
 pub struct Style {
     told: Told,
     stream: bool,
-    dialect: Dialect,
-    include_usage: bool,
+    form: Form,
 }
 
 /// What a request's headers and body come to, as a turn.
@@ -137,7 +137,11 @@ pub fn into_turn(
     chat: ChatRequest,
 ) -> Result<(Turn, Style), Error> {
     let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
-    not_yet(&header)?;
+    let on_disconnect = match header("x-on-disconnect") {
+        None | Some("cancel") => OnDisconnect::Cancel,
+        Some("continue") => OnDisconnect::Continue,
+        Some(_) => return Err(Invalid::value("X-On-Disconnect", "expected cancel or continue").into()),
+    };
     let conflict = match header("x-session-conflict") {
         None | Some("queue") => Conflict::Queue,
         Some("reject") => Conflict::Reject,
@@ -158,6 +162,8 @@ pub fn into_turn(
     let named_by = if named.is_some() { NamedBy::Client } else { NamedBy::Nobody };
     let session = named.unwrap_or_else(SessionName::random);
     let id = request.extensions().get::<RequestId>().cloned().unwrap_or_else(RequestId::random);
+    let created = clock::now_ms() / 1_000;
+    let form = Form { dialect: chat.dialect, include_usage: chat.include_usage, created };
     let turn = Turn {
         caller: caller.clone(),
         completion: CompletionId::random(),
@@ -169,29 +175,22 @@ pub fn into_turn(
         idempotency: None,
         fields: chat.fields,
         stream: chat.stream,
+        form,
         n: chat.n,
         max_output: chat.max_output,
         conflict,
+        on_disconnect,
         agent,
     };
     let told = Told {
         completion: turn.completion.to_string(),
         agent: turn.agent.id.to_string(),
         session: turn.session.to_string(),
-        created: clock::now_ms() / 1_000,
+        created,
         money: caller.sees_money(),
     };
-    let style = Style { told, stream: chat.stream, dialect: chat.dialect, include_usage: chat.include_usage };
+    let style = Style { told, stream: chat.stream, form };
     Ok((turn, style))
-}
-
-/// What is described and not built yet is refused, never ignored.
-fn not_yet<'a>(header: &impl Fn(&str) -> Option<&'a str>) -> Result<(), Error> {
-    match header("x-on-disconnect") {
-        None | Some("cancel") => Ok(()),
-        Some("continue") => Err(Error::NotImplemented("the header X-On-Disconnect: continue")),
-        Some(_) => Err(Invalid::value("X-On-Disconnect", "expected cancel or continue").into()),
-    }
 }
 
 /// The request's own name, if the client gave one, with a digest of what it asks.
@@ -216,10 +215,8 @@ async fn respond(request: &HttpRequest, running: Running, mut style: Style) -> R
     let mut answer = HttpResponse::Ok();
     chat_headers(request, &running, &mut answer);
     if style.stream {
-        let writer = match style.dialect {
-            Dialect::OpenAi => sse::Writer::openai(style.told, style.include_usage),
-            Dialect::Native => sse::Writer::native(style.told),
-        };
+        let seen = EventId { again: running.replayed, ..EventId::default() };
+        let writer = sse::Writer::new(style.told, style.form, seen);
         return Ok(sse::respond(answer, running.events, writer));
     }
     let ended = whole(running).await?;
@@ -232,11 +229,13 @@ async fn respond(request: &HttpRequest, running: Running, mut style: Style) -> R
 ///
 /// # Errors
 /// When the turn fails, or ends without a word.
-pub async fn whole(mut running: Running) -> Result<Ended, Error> {
-    match running.events.recv().await {
-        Some(TurnEvent::Ended(ended)) => Ok(*ended),
-        Some(TurnEvent::Failed(error)) => Err(error),
-        Some(TurnEvent::Delta(_)) | None => Err(Error::Internal("a plain turn without an end".to_owned())),
+pub async fn whole(mut running: Running) -> Result<Arc<Ended>, Error> {
+    match running.events.next().await {
+        Some(Ok((_, TurnEvent::Ended(ended)))) => Ok(ended),
+        Some(Ok((_, TurnEvent::Failed(error)))) => Err(error),
+        Some(Ok((_, TurnEvent::Delta(_))) | Err(_)) | None => {
+            Err(Error::Internal("a plain turn without an end".to_owned()))
+        }
     }
 }
 

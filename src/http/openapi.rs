@@ -66,7 +66,7 @@ const ERRORS: [(u16, &str, &[&str]); 17] = [
     (404, "It does not exist, or the key may not see it.", &[]),
     (405, "The path does not take that method.", &[]),
     (409, "Another request of the session, or one with the same key, is running.", &["retry-after"]),
-    (410, "The session is closed.", &[]),
+    (410, "The session is closed, or what comes next in the stream is not kept any more.", &[]),
     (413, "The body is too large.", &[]),
     (415, "The content type is not application/json.", &[]),
     (422, "The same reference or key was used for something else.", &[]),

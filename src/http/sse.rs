@@ -6,105 +6,133 @@ use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::Stream;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::conversation::turn::{Dialect, Form};
 use crate::error::Error;
 use crate::http::error::ApiError;
-use crate::session::TurnEvent;
+use crate::session::log::{EventId, Lost, Reader};
+use crate::session::{Ended, TurnEvent, as_chunks};
 use crate::wire::native;
 use crate::wire::openai::chat::Told;
-use crate::wire::openai::stream::{ChunkWriter, event};
+use crate::wire::openai::stream::ChunkWriter;
+use crate::wire::sse::Events;
 
 /// After so long a silence a comment is sent, so that a client that has gone is noticed.
 const PING: Duration = Duration::from_secs(5);
 /// Events that are ready together go out together, up to about this many bytes.
 const BATCH: usize = 16 * 1024;
 
-/// Writes a turn's events in one dialect.
-pub enum Writer {
-    /// OpenAI's.
-    OpenAi(Box<ChunkWriter>, bool),
-    /// Ours.
+/// Writes a turn's events in one dialect, for a client that may have seen part of them.
+pub struct Writer {
+    events: Events,
+    dialect: Writing,
+    money: bool,
+}
+
+enum Writing {
+    OpenAi(Box<ChunkWriter>),
     Native(Box<Told>),
 }
 
 impl Writer {
-    /// A writer of OpenAI's dialect.
-    pub fn openai(told: Told, include_usage: bool) -> Self {
+    /// A writer for a client that stands at `seen`.
+    pub fn new(told: Told, form: Form, seen: EventId) -> Self {
         let money = told.money;
-        Self::OpenAi(Box::new(ChunkWriter::new(told, include_usage)), money)
-    }
-
-    /// A writer of the native dialect.
-    pub fn native(told: Told) -> Self {
-        Self::Native(Box::new(told))
-    }
-
-    /// Writes one event; `true` if it was the last.
-    fn write(&mut self, turn_event: TurnEvent, out: &mut BytesMut) -> bool {
-        match (turn_event, self) {
-            (TurnEvent::Delta(chunk), Self::OpenAi(writer, _)) => writer.delta(&chunk, out),
-            (TurnEvent::Delta(chunk), Self::Native(_)) => native::stream::delta(&chunk, out),
-            (TurnEvent::Ended(ended), Self::OpenAi(writer, _)) => {
-                writer.ended(&ended, out);
-                return true;
-            }
-            (TurnEvent::Ended(ended), Self::Native(told)) => {
-                native::stream::ended(told, &ended, out);
-                return true;
-            }
-            (TurnEvent::Failed(error), writer) => {
-                writer.failed(error, out);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn failed(&mut self, error: Error, out: &mut BytesMut) {
-        let money = match self {
-            Self::OpenAi(_, money) => *money,
-            Self::Native(told) => told.money,
+        let dialect = match form.dialect {
+            Dialect::OpenAi => Writing::OpenAi(Box::new(ChunkWriter::new(told, form.include_usage))),
+            Dialect::Native => Writing::Native(Box::new(told)),
         };
-        let error = ApiError::told(error, money);
+        Self { events: Events::after(seen), dialect, money }
+    }
+
+    /// Writes the events of one entry of the log; `true` if it was the last.
+    fn write(&mut self, number: u64, entry: TurnEvent) -> bool {
+        self.events.begin(number);
+        let over = match entry {
+            TurnEvent::Delta(chunk) => {
+                match &self.dialect {
+                    Writing::OpenAi(writer) => writer.delta(&chunk, &mut self.events),
+                    Writing::Native(_) => native::stream::delta(&chunk, &mut self.events),
+                }
+                false
+            }
+            TurnEvent::Ended(ended) => {
+                self.ended(&ended);
+                true
+            }
+            TurnEvent::Failed(error) => {
+                let data = self.failed(error);
+                self.events.write(data.as_bytes());
+                true
+            }
+        };
+        self.events.end();
+        over
+    }
+
+    fn ended(&mut self, ended: &Ended) {
+        let of_plain = ended.tail.first().filter(|_| ended.plain).and_then(|whole| as_chunks(whole).ok());
+        let chunks = of_plain.map(|(said, end)| [said, end]);
+        let tail = chunks.as_ref().map_or(&ended.tail[..], |chunks| chunks);
+        match &self.dialect {
+            Writing::OpenAi(writer) => writer.ended(ended, tail, &mut self.events),
+            Writing::Native(told) => native::stream::ended(told, ended, tail, &mut self.events),
+        }
+    }
+
+    /// An error as the last event has it.
+    fn failed(&self, error: Error) -> String {
+        let error = ApiError::told(error, self.money);
         error.count();
         if let Some(cause) = error.cause() {
             tracing::error!(cause, "a stream failed");
         }
-        match self {
-            Self::OpenAi(..) => {
-                let body = serde_json::json!({"error": error.object()});
-                event(body.to_string().as_bytes(), out);
-            }
-            Self::Native(_) => native::stream::failed(&error.object(), out),
+        match &self.dialect {
+            Writing::OpenAi(_) => serde_json::json!({"error": error.object()}).to_string(),
+            Writing::Native(_) => native::stream::failed(&error.object()).text().into_owned(),
         }
     }
 }
 
 /// Answers with a stream. The body ends right after the last event.
-pub fn respond(
-    mut answer: HttpResponseBuilder,
-    events: mpsc::Receiver<TurnEvent>,
-    writer: Writer,
-) -> HttpResponse {
+pub fn respond(mut answer: HttpResponseBuilder, reader: Reader, writer: Writer) -> HttpResponse {
     const NO_BUFFERING: (HeaderName, HeaderValue) =
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     answer
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header(NO_BUFFERING)
-        .streaming(Body { events, writer, ended: false, last: Instant::now(), ping: Box::pin(sleep(PING)) })
+        .streaming(Body { reader, writer, ended: false, last: Instant::now(), ping: Box::pin(sleep(PING)) })
 }
 
 struct Body {
-    events: mpsc::Receiver<TurnEvent>,
+    reader: Reader,
     writer: Writer,
     ended: bool,
     last: Instant,
     ping: Pin<Box<Sleep>>,
+}
+
+impl Body {
+    /// Writes what there is to be read, up to a batch.
+    fn fill(&mut self, context: &mut Context<'_>) {
+        // A large event leaves whole before the next one is asked for: asking says that it has left.
+        while !self.ended && self.writer.events.out().len() < BATCH {
+            match self.reader.poll_next(context) {
+                Poll::Ready(Some(Ok((number, entry)))) => self.ended = self.writer.write(number, entry),
+                Poll::Ready(Some(Err(Lost))) => {
+                    let data = self.writer.failed(Error::StreamGone);
+                    self.writer.events.aside(data.as_bytes());
+                    self.ended = true;
+                }
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => return,
+            }
+        }
+    }
 }
 
 impl Stream for Body {
@@ -112,24 +140,15 @@ impl Stream for Body {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let body = &mut *self;
+        if body.writer.events.out().is_empty() {
+            body.fill(context);
+        }
+        if let Some(piece) = body.writer.events.out().take() {
+            body.last = Instant::now();
+            return Poll::Ready(Some(Ok(piece)));
+        }
         if body.ended {
             return Poll::Ready(None);
-        }
-        let mut out = BytesMut::new();
-        while !body.ended && out.len() < BATCH {
-            match body.events.poll_recv(context) {
-                Poll::Ready(Some(turn_event)) => body.ended = body.writer.write(turn_event, &mut out),
-                Poll::Ready(None) => {
-                    // The turn's task is gone without a last word: a defect of ours, and no end to fake.
-                    body.writer.failed(Error::Internal("a turn without an end".to_owned()), &mut out);
-                    body.ended = true;
-                }
-                Poll::Pending => break,
-            }
-        }
-        if !out.is_empty() {
-            body.last = Instant::now();
-            return Poll::Ready(Some(Ok(out.freeze())));
         }
         // The timer is not moved at each chunk: when it rings, it is asked how long ago the last one was.
         while body.ping.as_mut().poll(context).is_ready() {

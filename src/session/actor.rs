@@ -68,7 +68,7 @@ impl Session {
 
     fn next(&mut self, ctx: &mut Context<Self>) {
         while let Some(waiting) = self.waiting.pop_front() {
-            if !waiting.run.reply.is_closed() {
+            if !waiting.run.has_left() {
                 return self.start(waiting.run, waiting.lease, ctx);
             }
         }
@@ -111,7 +111,7 @@ impl Handler<Begin> for Session {
             return self.start(run, lease, ctx);
         }
         // A client that left has given up its place.
-        self.waiting.retain(|waiting| !waiting.run.reply.is_closed());
+        self.waiting.retain(|waiting| !waiting.run.has_left());
         let refused = match run.turn.conflict {
             Conflict::Reject => Some(Error::SessionBusy),
             Conflict::Queue if self.waiting.len() >= WAITING => Some(Error::SessionQueueFull),

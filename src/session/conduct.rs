@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::auth::api_key::KeyKind;
 use crate::billing::catalogue::{DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
@@ -11,8 +11,8 @@ use crate::billing::{HOLD_LIFE_MS, Hold};
 use crate::clock;
 use crate::conversation::history::History;
 use crate::conversation::message::Message;
-use crate::conversation::turn::{NamedBy, Turn};
-use crate::error::Error;
+use crate::conversation::turn::{NamedBy, OnDisconnect, Turn};
+use crate::error::{Error, Stop};
 use crate::id::HoldId;
 use crate::json::Raw;
 use crate::rate_limit::{Permit, TokenDebit};
@@ -20,7 +20,8 @@ use crate::session::attempt::{self, Asked, Candidate};
 use crate::session::messages::RunTurn;
 use crate::session::prompt::Prompt;
 use crate::session::relay::{self, Stored};
-use crate::session::{EVENTS, LocalRooms, Running, SessionKey};
+use crate::session::turns::Entered;
+use crate::session::{LocalRooms, Running, SessionKey, TurnEvent};
 use crate::store::hold::{self, NewHold};
 
 /// A session's stored state, as its actor holds it between turns.
@@ -56,7 +57,7 @@ pub async fn conduct(
 ) -> Option<Conversation> {
     let RunTurn { key, turn, permit, mut reply } = run;
     let started = Instant::now();
-    let Some((_entered, mut stop)) = local.rooms.turns.enter(&turn) else {
+    let Some((mut entered, mut stop)) = local.rooms.turns.enter(&turn) else {
         let _ = reply.send(Err(Error::Draining));
         return known;
     };
@@ -65,16 +66,20 @@ pub async fn conduct(
         None => match load(&local, &key, turn.named_by).await {
             Ok(conversation) => conversation,
             Err(error) => {
-                let _ = reply.send(Err(error));
+                refuse(&mut entered, reply, error);
                 return None;
             }
         },
     };
+    if conversation.named_by_server && turn.named_by == NamedBy::Client {
+        entered.named_by_server();
+    }
     let opened = tokio::select! {
         biased;
         // Whatever was reserved gives itself back; the tokens of the rate limit do not.
         () = given_up(&mut reply, &turn) => {
             permit.give_up();
+            entered.write(TurnEvent::Failed(Error::Stopped(Stop::Cancelled)));
             return Some(conversation);
         }
         Ok(why) = &mut stop => Err(Error::Stopped(why)),
@@ -83,11 +88,14 @@ pub async fn conduct(
     let opened = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            let _ = reply.send(Err(error));
+            refuse(&mut entered, reply, error);
             return Some(conversation);
         }
     };
-    let (events, reader) = mpsc::channel(EVENTS);
+    let Ok(events) = entered.log().read() else {
+        refuse(&mut entered, reply, Error::Internal("a new log has no start".to_owned()));
+        return Some(conversation);
+    };
     let running = Running {
         completion: turn.completion.clone(),
         session: turn.session.clone(),
@@ -97,12 +105,12 @@ pub async fn conduct(
         served: (turn.caller.kind == KeyKind::Account).then(|| opened.asked.shown.clone()),
         replayed: false,
         tokens: opened.debit.status,
-        events: reader,
+        events,
     };
-    // A client that has left closes the channel with it, which the relay sees.
+    // The reader of a client that has left goes with it, which the relay sees.
     drop(reply.send(Ok(running)));
     conversation.stored = true;
-    let stored = relay::relay(&turn, opened, events, stop, started).await;
+    let stored = relay::relay(&turn, opened, &mut entered, stop, started).await;
     drop(permit);
     match stored {
         Stored::Nothing => {}
@@ -116,11 +124,19 @@ pub async fn conduct(
     Some(conversation)
 }
 
+/// Ends a turn before its first event: for the client, and for who reads along.
+fn refuse(entered: &mut Entered, reply: oneshot::Sender<Result<Running, Error>>, error: Error) {
+    entered.write(TurnEvent::Failed(error.clone()));
+    // The client may be gone; then nobody is there to be told.
+    let _ = reply.send(Err(error));
+}
+
 /// Resolves when the client has left and nobody will come back for the answer.
 ///
 /// A plain call with an idempotency key goes on: its client's next try gets the answer.
 async fn given_up(reply: &mut oneshot::Sender<Result<Running, Error>>, turn: &Turn) {
-    if turn.idempotency.is_some() && !turn.stream {
+    let awaited = turn.idempotency.is_some() && !turn.stream;
+    if awaited || turn.on_disconnect == OnDisconnect::Continue {
         std::future::pending::<()>().await;
     }
     reply.closed().await;

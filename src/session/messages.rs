@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::conversation::turn::Turn;
+use crate::conversation::turn::{OnDisconnect, Turn};
 use crate::error::Error;
 use crate::rate_limit::Permit;
 use crate::session::{Running, SessionKey};
@@ -18,6 +18,13 @@ pub struct RunTurn {
     pub turn: Turn,
     pub permit: Permit,
     pub reply: oneshot::Sender<Result<Running, Error>>,
+}
+
+impl RunTurn {
+    /// Whether the client has left, and its turn with it.
+    pub fn has_left(&self) -> bool {
+        self.reply.is_closed() && self.turn.on_disconnect == OnDisconnect::Cancel
+    }
 }
 
 /// The same on its way from the registry to the session. While the lease lives, the session stays in memory.

@@ -7,11 +7,13 @@
 mod actor;
 mod attempt;
 mod conduct;
+pub mod log;
 mod messages;
 mod prompt;
 mod registry;
 mod relay;
 mod replay;
+mod shelf;
 pub mod turns;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,27 +22,28 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::billing::Billing;
 use crate::billing::money::Nanos;
 use crate::conversation::turn::Turn;
 use crate::conversation::usage::Usage;
 use crate::credentials::Credentials;
-use crate::error::Error;
+use crate::error::{Error, Stop};
 use crate::id::{AccountId, AgentId, CompletionId, SessionName};
 use crate::json::Raw;
 use crate::provider::{Providers, Routes};
 use crate::rate_limit::{Permit, Status};
 use crate::store::Store;
+use log::Reader;
 use messages::{Reload, RunTurn};
 use registry::Registry;
-use turns::Turns;
+pub use replay::as_chunks;
+use tokio::time::timeout;
+use turns::{Found, TurnInfo, Turns};
 
-/// Events that a turn may be ahead of its reader.
-pub const EVENTS: usize = 32;
-/// A client that reads nothing for this long counts as gone.
-pub const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a cancelled turn may take to end before its canceller is answered that it still runs.
+const CANCEL_WAIT: Duration = Duration::from_secs(10);
 
 /// Which conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +119,7 @@ impl Sessions {
     /// # Errors
     /// Everything that can be refused before the first byte.
     pub async fn run(&self, turn: Turn, permit: Permit) -> Result<Running, Error> {
-        if let Some(answered) = replay::look_up(&self.store, &turn).await? {
+        if let Some(answered) = replay::look_up(&self.store, &self.turns, &turn).await? {
             return Ok(answered);
         }
         let key = SessionKey {
@@ -129,6 +132,20 @@ impl Sessions {
         let gone = |what: &str| Error::Internal(format!("the session {what}"));
         self.shard(&run.key).send(run).await.map_err(|_| gone("registry is gone"))?;
         answer.await.map_err(|_| gone("ended before it answered"))?
+    }
+
+    /// Ends the turn of that id and waits until it has ended; `None` for one that is not known or not `allowed`.
+    pub async fn cancel(&self, id: &CompletionId, allowed: impl Fn(&TurnInfo) -> bool) -> Option<Found> {
+        let found = self.turns.find(id, &allowed)?;
+        if found.outcome.is_some() {
+            return Some(found);
+        }
+        self.turns.stop(id, Stop::Cancelled);
+        if timeout(CANCEL_WAIT, self.turns.has_ended(id)).await.is_err() {
+            tracing::warn!(completion = %id, "a cancelled turn takes long to end");
+        }
+        // Its session may have been deleted meanwhile.
+        Some(self.turns.find(id, &allowed).unwrap_or(found))
     }
 
     /// Makes a session in memory forget what it knows, after its row changed. With `cancel`, a running turn ends.
@@ -166,16 +183,16 @@ pub struct Running {
     /// What the rate headers tell of tokens.
     pub tokens: Status,
     /// What happens, in order; the last one is [`TurnEvent::Ended`] or [`TurnEvent::Failed`].
-    pub events: mpsc::Receiver<TurnEvent>,
+    pub events: Reader,
 }
 
 /// What happens in a turn.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum TurnEvent {
     /// A chunk of the provider's, as it came.
     Delta(Bytes),
     /// The turn is over and was charged.
-    Ended(Box<Ended>),
+    Ended(Arc<Ended>),
     /// The turn is over before its end; what was received was charged.
     Failed(Error),
 }
@@ -185,6 +202,8 @@ pub enum TurnEvent {
 pub struct Ended {
     /// The chunks that tell the end, or the whole answer of a plain call.
     pub tail: Vec<Bytes>,
+    /// Whether it was a plain call.
+    pub plain: bool,
     /// The provider's chunk with usage alone, if it sent one.
     pub usage_chunk: Option<Bytes>,
     /// The tokens that were charged for.

@@ -1,20 +1,20 @@
 //! A turn from the provider's first event to its settlement: copies the answer to the client and charges for it.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{error::Elapsed, sleep, timeout, timeout_at};
 
 use crate::conversation::chunk::Completer;
 use crate::conversation::message::Message;
 use crate::conversation::reply::{Chunk, Reply};
-use crate::conversation::turn::{Completeness, Turn};
+use crate::conversation::turn::{Completeness, OnDisconnect, Turn};
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::{Error, Stop, UpstreamFailure, UpstreamKind};
 use crate::json::Raw;
@@ -22,9 +22,11 @@ use crate::metrics;
 use crate::provider::Event;
 use crate::session::attempt::Asked;
 use crate::session::conduct::Opened;
+use crate::session::log::{Log, weight};
 use crate::session::prompt::Prompt;
 use crate::session::replay::Kept;
-use crate::session::{Ended, STALL_LIMIT, TurnEvent};
+use crate::session::turns::Entered;
+use crate::session::{Ended, TurnEvent};
 use crate::store::hold::Settlement;
 use crate::store::session::StoredTurn;
 
@@ -125,11 +127,11 @@ pub enum Stored {
     Unknown,
 }
 
-/// Copies a reply from the provider to the client and settles what was consumed; answers what was stored.
+/// Copies a reply from the provider to the turn's log and settles what was consumed; answers what was stored.
 pub async fn relay(
     turn: &Turn,
     opened: Opened,
-    events: mpsc::Sender<TurnEvent>,
+    events: &mut Entered,
     mut stop: oneshot::Receiver<Stop>,
     started: Instant,
 ) -> Stored {
@@ -139,13 +141,24 @@ pub async fn relay(
     let end = match first.chunks.take() {
         None => End::Complete,
         Some(mut chunks) => {
-            let (first, hold, prompt) = (&mut first, &mut hold, &prompt);
-            let mut reading = Reading { first, hold, prompt, ceiling, left: false, between, deadline };
+            // A first chunk is at most one delta.
+            let waiting = first.pending.pop().map(TurnEvent::Delta);
+            let mut reading = Reading {
+                first: &mut first,
+                hold: &mut hold,
+                prompt: &prompt,
+                ceiling,
+                waiting,
+                goes_on: turn.on_disconnect == OnDisconnect::Continue,
+                heard: tokio::time::Instant::now(),
+                between,
+                deadline,
+            };
             // The stream is dropped here: whatever ended the reading, the provider's call ends with it.
-            match reading.run(&mut chunks, &events, &mut stop).await {
+            match reading.run(&mut chunks, events, &mut stop).await {
                 End::ClientGone if reading.first.reply.received() => match drains.and_then(|all| all.enter())
                 {
-                    Some(_place) => reading.drain(&mut chunks, &events, &mut stop).await,
+                    Some(_place) => reading.drain(&mut chunks, events, &mut stop).await,
                     None => End::ClientGone,
                 },
                 end => end,
@@ -168,7 +181,7 @@ pub async fn relay(
             debit.used(0);
         }
         if let Some(error) = failure(end).or(released.err()) {
-            let _ = timeout(STALL_LIMIT, events.send(TurnEvent::Failed(error))).await;
+            events.write(TurnEvent::Failed(error));
         }
         return Stored::Nothing;
     }
@@ -196,20 +209,21 @@ pub async fn relay(
     crate::failpoint::hit("settle committed");
     let last = match (settled, failure(end)) {
         (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(error),
-        (Ok(closed), None) => TurnEvent::Ended(Box::new(Ended {
+        (Ok(closed), None) => TurnEvent::Ended(Arc::new(Ended {
             tail: std::mem::take(&mut first.tail),
+            plain: !turn.stream,
             usage_chunk: first.usage_chunk.take().or_else(|| Some(first.completer.chunk_of(b"[]"))),
             usage: closed.usage,
             usage_raw: first.reply.usage_raw().filter(|_| source == UsageSource::Upstream).cloned(),
             charged: closed.charged,
             balance: closed.balance,
             finish_reason: first.reply.finish_reason().map(str::to_owned),
-            content: first.reply.content().map(str::to_owned),
+            content: first.reply.content().filter(|_| !turn.stream).map(str::to_owned),
             ttft_ms: millis(ttft),
             duration_ms: millis(started.elapsed()),
         })),
     };
-    let _ = timeout(STALL_LIMIT, events.send(last)).await;
+    events.write(last);
     crate::failpoint::hit("final frame handed over");
     if !committed {
         return Stored::Unknown;
@@ -249,10 +263,22 @@ struct Reading<'a> {
     hold: &'a mut crate::billing::Hold,
     prompt: &'a Prompt,
     ceiling: u64,
-    /// Whether the client has left and the answer is read on without it.
-    left: bool,
+    /// The event that waits for room in the log.
+    waiting: Option<TurnEvent>,
+    /// Whether the turn goes on when nobody reads it any more.
+    goes_on: bool,
+    /// When the provider was last heard of, or first read again after a wait for room.
+    heard: tokio::time::Instant,
     between: Duration,
     deadline: tokio::time::Instant,
+}
+
+/// What a turn does next.
+enum Step {
+    /// There is room for the event that waits for it.
+    Write(TurnEvent),
+    /// What the provider sent, or that it sent nothing for too long.
+    Take(Result<Option<Result<Event, UpstreamFailure>>, Elapsed>),
 }
 
 impl Reading<'_> {
@@ -260,10 +286,10 @@ impl Reading<'_> {
     async fn drain(
         &mut self,
         chunks: &mut Chunks,
-        events: &mpsc::Sender<TurnEvent>,
+        events: &mut Entered,
         stop: &mut oneshot::Receiver<Stop>,
     ) -> End {
-        self.left = true;
+        self.goes_on = true;
         self.deadline = self.deadline.min(tokio::time::Instant::now() + DRAIN);
         match self.run(chunks, events, stop).await {
             End::Failed(_) => End::ClientGone,
@@ -274,39 +300,39 @@ impl Reading<'_> {
     async fn run(
         &mut self,
         chunks: &mut Chunks,
-        events: &mpsc::Sender<TurnEvent>,
+        events: &mut Entered,
         stop: &mut oneshot::Receiver<Stop>,
     ) -> End {
+        let log = events.log().clone();
         let mut checkpoint = pin!(sleep(CHECKPOINT));
         let mut noted = false;
-        for chunk in std::mem::take(&mut self.first.pending) {
-            if let Err(end) = pass(events, chunk).await {
-                return end;
-            }
-        }
-        let mut heard = tokio::time::Instant::now();
         loop {
             self.mark();
-            let limit = self.deadline.min(heard + self.between);
-            let item = tokio::select! {
+            let step = tokio::select! {
                 biased;
-                () = events.closed(), if !self.left => return End::ClientGone,
+                () = log.abandoned(), if !self.goes_on => return End::ClientGone,
                 Ok(why) = &mut *stop => return End::Stopped(why),
                 () = &mut checkpoint => {
                     let received = self.first.reply.received();
                     self.hold.checkpoint((received && !noted).then(|| self.prompt.said()));
                     noted |= received;
+                    log.sweep();
                     checkpoint.as_mut().reset(tokio::time::Instant::now() + CHECKPOINT);
                     continue;
                 }
-                item = timeout_at(limit, chunks.next()) => item,
+                step = self.step(&log, chunks) => step,
+            };
+            let item = match step {
+                Step::Write(event) => {
+                    events.write(event);
+                    crate::failpoint::hit("delta passed on");
+                    continue;
+                }
+                Step::Take(item) => item,
             };
             let chunk = match item {
                 Ok(Some(Ok(Event::Chunk(chunk)))) => chunk,
-                Ok(Some(Ok(Event::Alive))) => {
-                    heard = tokio::time::Instant::now();
-                    continue;
-                }
+                Ok(Some(Ok(Event::Alive))) => continue,
                 // Some providers leave out the protocol's end, but a whole answer always says why it ended.
                 Ok(Some(Ok(Event::Done)) | None) if self.first.reply.finished() => return End::Complete,
                 Ok(Some(Ok(Event::Done)) | None) => {
@@ -320,25 +346,38 @@ impl Reading<'_> {
             };
             match self.first.take(chunk) {
                 Ok(None) => {}
-                Ok(Some(delta)) => {
-                    if self.first.reply.output_floor() > self.ceiling {
-                        let cut = br#"[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]"#;
-                        let cut = self.first.completer.chunk_of(cut);
-                        self.first.tail.push(cut);
-                        return End::Ceiling;
-                    }
-                    if !self.left
-                        && let Err(end) = pass(events, delta).await
-                    {
-                        return end;
-                    }
-                    crate::failpoint::hit("delta passed on");
+                Ok(Some(_)) if self.first.reply.output_floor() > self.ceiling => {
+                    let cut = br#"[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]"#;
+                    let cut = self.first.completer.chunk_of(cut);
+                    self.first.tail.push(cut);
+                    return End::Ceiling;
                 }
+                Ok(Some(delta)) => self.waiting = Some(TurnEvent::Delta(delta)),
                 Err(failure) => return End::Failed(failure),
             }
-            // Not before the client has taken it: a provider that is not read is not slow.
-            heard = tokio::time::Instant::now();
         }
+    }
+
+    /// Waits for room for the event that waits for it; without one, for the provider, once there is any room. So what
+    /// the readers do not take is at most one event of the provider's beyond the log's bound.
+    ///
+    /// Loses nothing when it is dropped.
+    async fn step(&mut self, log: &Log, chunks: &mut Chunks) -> Step {
+        let needed = self.waiting.as_ref().map_or(0, weight);
+        if !log.has_room(needed) {
+            if let Err(late) = timeout_at(self.deadline, log.room(needed)).await {
+                return Step::Take(Err(late));
+            }
+            // A provider that is not read is not slow.
+            self.heard = tokio::time::Instant::now();
+        }
+        if let Some(event) = self.waiting.take() {
+            return Step::Write(event);
+        }
+        let limit = self.deadline.min(self.heard + self.between);
+        let item = timeout_at(limit, chunks.next()).await;
+        self.heard = tokio::time::Instant::now();
+        Step::Take(item)
     }
 
     /// Keeps the hold's marks up to date, so that a crash or a panic charges no more than was received.
@@ -350,22 +389,12 @@ impl Reading<'_> {
     }
 }
 
-async fn pass(events: &mpsc::Sender<TurnEvent>, delta: Bytes) -> Result<(), End> {
-    match events.try_send(TurnEvent::Delta(delta)) {
-        Ok(()) => Ok(()),
-        Err(TrySendError::Closed(_)) => Err(End::ClientGone),
-        Err(TrySendError::Full(event)) => match timeout(STALL_LIMIT, events.send(event)).await {
-            Ok(Ok(())) => Ok(()),
-            // A client that reads nothing for so long counts as gone.
-            Ok(Err(_)) | Err(_) => Err(End::ClientGone),
-        },
-    }
-}
-
 /// What the client is told of an end that was none.
 fn failure(end: End) -> Option<Error> {
     match end {
-        End::Complete | End::Ceiling | End::ClientGone => None,
+        End::Complete | End::Ceiling => None,
+        // For a reader that comes back.
+        End::ClientGone => Some(Error::Stopped(Stop::Cancelled)),
         End::Stopped(why) => Some(Error::Stopped(why)),
         End::Failed(failure) => {
             tracing::warn!(kind = ?failure.kind, cause = %failure.cause, "the provider failed in mid-stream");

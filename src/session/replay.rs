@@ -1,10 +1,11 @@
 //! Giving an answer again: what is kept of it, and how it becomes a turn's events once more.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use crate::auth::api_key::KeyKind;
 use crate::billing::money::Nanos;
@@ -14,6 +15,7 @@ use crate::conversation::usage::Usage;
 use crate::error::Error;
 use crate::json::Raw;
 use crate::rate_limit::Status;
+use crate::session::turns::Turns;
 use crate::session::{Ended, Running, TurnEvent};
 use crate::store::Store;
 use crate::store::request_key::{self, Answered, Known};
@@ -41,7 +43,7 @@ pub struct Kept {
 ///
 /// # Errors
 /// [`Error::IdempotencyInProgress`] while it runs, [`Error::Mismatch`] if the key was used for another request.
-pub async fn look_up(store: &Store, turn: &Turn) -> Result<Option<Running>, Error> {
+pub async fn look_up(store: &Store, turns: &Turns, turn: &Turn) -> Result<Option<Running>, Error> {
     let Some(own) = turn.idempotency.clone() else { return Ok(None) };
     let (account, key) = (turn.caller.account.clone(), turn.caller.key.clone());
     let known = store
@@ -53,21 +55,24 @@ pub async fn look_up(store: &Store, turn: &Turn) -> Result<Option<Running>, Erro
         Known::Mismatch => {
             Err(Error::Mismatch("this Idempotency-Key was used before, for another request".to_owned()))
         }
-        Known::Answered(answered) => {
-            again(&answered, turn.stream, turn.caller.kind == KeyKind::Account).map(Some)
-        }
+        Known::Answered(answered) => again(&answered, turns, turn).map(Some),
     }
 }
 
-fn again(answered: &Answered, stream: bool, account_key: bool) -> Result<Running, Error> {
+fn again(answered: &Answered, turns: &Turns, turn: &Turn) -> Result<Running, Error> {
+    let account_key = turn.caller.kind == KeyKind::Account;
     let damaged = |cause: serde_json::Error| Error::Internal(format!("an answer that was kept: {cause}"));
     let kept: Kept = serde_json::from_str(&answered.answer).map_err(damaged)?;
     let whole = Bytes::from(kept.body.get().to_owned());
-    let (delta, tail) = if stream { as_chunks(&whole).map_err(damaged)? } else { (None, whole) };
+    let (delta, tail) = match turn.stream {
+        true => as_chunks(&whole).map(|(said, end)| (Some(said), end)).map_err(damaged)?,
+        false => (None, whole),
+    };
     let tokens = |count: i64| u64::try_from(count).unwrap_or(0);
     let [prompt, cached, output] = answered.tokens.map(tokens);
     let ended = Ended {
         tail: vec![tail],
+        plain: !turn.stream,
         usage_chunk: None,
         usage: Usage { prompt, cached, output },
         usage_raw: kept.usage.map(|raw| Raw::trusted(raw.get().to_owned())),
@@ -78,26 +83,27 @@ fn again(answered: &Answered, stream: bool, account_key: bool) -> Result<Running
         ttft_ms: kept.ttft_ms,
         duration_ms: kept.duration_ms,
     };
-    let (events, reader) = mpsc::channel(2);
-    for event in delta.map(TurnEvent::Delta).into_iter().chain([TurnEvent::Ended(Box::new(ended))]) {
-        // The channel is as long as what goes into it.
-        let _ = events.try_send(event);
-    }
+    let events = delta.map(TurnEvent::Delta).into_iter().chain([TurnEvent::Ended(Arc::new(ended))]);
+    let (completion, session) = (kept.completion.into(), kept.session.into());
+    let events = turns.give_again(turn, (&completion, &session), events);
     Ok(Running {
-        completion: kept.completion.into(),
-        session: kept.session.into(),
+        completion,
+        session,
         matched: kept.matched,
         dropped: kept.dropped,
         max_output: None,
         served: kept.served.filter(|_| account_key),
         replayed: true,
         tokens: Status::default(),
-        events: reader,
+        events: events.ok_or_else(|| Error::Internal("a new log has no start".to_owned()))?,
     })
 }
 
 /// A whole answer as two chunks: everything that was said, and why it ended.
-fn as_chunks(whole: &[u8]) -> serde_json::Result<(Option<Bytes>, Bytes)> {
+///
+/// # Errors
+/// When it is no answer.
+pub fn as_chunks(whole: &[u8]) -> serde_json::Result<(Bytes, Bytes)> {
     let mut answer: Value = serde_json::from_slice(whole)?;
     answer["object"] = json!("chat.completion.chunk");
     if let Some(fields) = answer.as_object_mut() {
@@ -118,7 +124,7 @@ fn as_chunks(whole: &[u8]) -> serde_json::Result<(Option<Bytes>, Bytes)> {
         let (index, reason) = (choice["index"].take(), choice["finish_reason"].take());
         *choice = json!({"index": index, "delta": {}, "logprobs": null, "finish_reason": reason});
     }
-    Ok((Some(Raw::of(&answer).bytes().clone()), Raw::of(&end).bytes().clone()))
+    Ok((Raw::of(&answer).bytes().clone(), Raw::of(&end).bytes().clone()))
 }
 
 #[cfg(test)]
@@ -131,7 +137,7 @@ mod tests {
             "content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]},
             "finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1}}"#;
         let (said, end) = as_chunks(whole).expect("JSON");
-        let said: Value = serde_json::from_slice(&said.expect("said")).expect("JSON");
+        let said: Value = serde_json::from_slice(&said).expect("JSON");
         let end: Value = serde_json::from_slice(&end).expect("JSON");
         assert_eq!(said["choices"][0]["delta"]["tool_calls"][0]["index"], 0);
         assert_eq!(said["choices"][0]["finish_reason"], Value::Null);

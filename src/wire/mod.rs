@@ -2,3 +2,4 @@
 
 pub mod native;
 pub mod openai;
+pub mod sse;

@@ -113,6 +113,7 @@ pub async fn delete(
     agents.forget(&id);
     keyring.forget();
     sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);
+    sessions.turns().forget_where(|turn| turn.agent == id);
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -152,7 +152,9 @@ pub async fn delete(
     let row = find(&tenant, &id, &query, &store).await?;
     let gone = row.clone();
     let deleted = store.write(move |conn| Ok(store::session::delete(conn, &gone)?)).await?;
-    sessions.reload(key(&row), true).await;
+    let key = key(&row);
+    sessions.turns().forget_where(|turn| turn.is_of(&key));
+    sessions.reload(key, true).await;
     if deleted { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::SessionNotFound.into()) }
 }
 

@@ -3,29 +3,37 @@
 use actix_web::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::error::Error;
-use crate::http::endpoint::{Endpoint, Keys, Parameter, get, header, post};
-use crate::http::error::ApiError;
-use crate::http::{native, openai};
+use crate::http::endpoint::{Endpoint, Keys, Parameter, get, header, post, query};
+use crate::http::{native, openai, streams};
+use crate::wire::native::objects::CancelledTurn;
 use crate::wire::native::requests::AgentMessage;
 use crate::wire::openai::describe::{AgentReply, ChatCompletion, ChatCompletionRequest, Model, ModelList};
 
 const OPENAI_STREAM: &str = r#"data: {"id":"chatcmpl-Zq","object":"chat.completion.chunk","created":1795387312,"model":"ag_5d2678fd_e556","choices":[{"index":0,"delta":{"role":"assistant","content":"Hi"},"finish_reason":null}],"session_id":"ada:1"}
+id: 1
 
 data: {"id":"chatcmpl-Zq","object":"chat.completion.chunk","created":1795387312,"model":"ag_5d2678fd_e556","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}
+id: 1.1
 
 data: [DONE]
+id: 2
 
 "#;
 const NATIVE_STREAM: &str = r#"data: {"type":"content","data":"Hi"}
+id: 1
 
 data: {"type":"done","session_id":"ada:1","metrics":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11,"ttft_ms":212,"duration_ms":840,"finish_reason":"stop"}}
+id: 2
 
 "#;
 const CHAT_ABOUT: &str = "The agent's instructions and the stored turns go before the new messages; a client that \
 re-sends the conversation is recognised. Without `stream` the answer is one object; with it, server-sent events: \
 `chat.completion.chunk` objects and `data: [DONE]`, or the native dialect. No status is sent before the provider's \
 first event; after it an error is the stream's last event.";
+const RESUME_ABOUT: &str = "The events after the one that was seen last, live or for 5 minutes after the end; it costs \
+nothing, and several may read at once. The dialect is that of the request.";
+const CANCEL_ABOUT: &str = "Ends the turn: what was received is charged and stored, its readers get an error event. \
+Answers when it has ended; asking again changes nothing.";
 /// What answers of chat may tell beside what every answer tells.
 const CHAT_HEADERS: &[&str] = &[
     "x-completion-id",
@@ -63,12 +71,30 @@ pub fn endpoints() -> Vec<Endpoint> {
             .by(Keys::AgentOrAccount)
             .answers::<Model>(StatusCode::OK, "The agent.")
             .example(model()),
-        get("/v1/chat/completions/{id}/stream", resumed_streams, "Take up a broken stream")
-            .about("Not built yet.")
-            .fails(&[501]),
-        post("/v1/chat/completions/{id}/cancel", cancelling, "Cancel a running answer")
-            .about("Not built yet.")
-            .fails(&[501]),
+        get("/v1/chat/completions/{id}/stream", streams::resume, "Take up a broken stream")
+            .about(RESUME_ABOUT)
+            .by(Keys::AgentOrAccount)
+            .with(resume_parameters())
+            .text(
+                StatusCode::OK,
+                "The events that the client has not seen.",
+                "text/event-stream",
+                OPENAI_STREAM,
+            )
+            .tells(&["x-completion-id", "x-session-id"])
+            .fails(&[404, 410]),
+        post("/v1/chat/completions/{id}/cancel", streams::cancel, "Cancel a running answer")
+            .about(CANCEL_ABOUT)
+            .by(Keys::AgentOrAccount)
+            .answers::<CancelledTurn>(StatusCode::OK, "How the turn ended.")
+            .example(json!({
+                "id": "chatcmpl-Zq",
+                "object": "chat.completion",
+                "status": "cancelled",
+                "agent_id": "ag_5d2678fd_e556",
+                "session_id": "ada:1",
+            }))
+            .fails(&[404]),
     ]
 }
 
@@ -105,16 +131,26 @@ fn chat_parameters() -> [Parameter; 4] {
             session,
         ),
         header("X-Session-Conflict", "What to do while another turn of the conversation runs.", conflict),
-        header(
-            "X-On-Disconnect",
-            "What becomes of the turn when its client leaves; `continue` is not built yet.",
-            disconnect,
-        ),
+        header("X-On-Disconnect", "What becomes of the turn when nobody reads it any more.", disconnect),
         header(
             "Idempotency-Key",
             "The same key with the same body gets the same answer again, for one charge and for 24 hours.",
             key,
         ),
+    ]
+}
+
+fn resume_parameters() -> [Parameter; 3] {
+    let id = json!({"type": "string", "pattern": "^r?(0|[1-9][0-9]{0,17})([.][1-9][0-9]{0,8})?$", "examples": ["12", "12.1"]});
+    let dialect = json!({"type": "string", "enum": ["openai", "native"]});
+    [
+        header(
+            "Last-Event-ID",
+            "The `id` of the last event that was seen; without it, from the start.",
+            id.clone(),
+        ),
+        query("last_event_id", "The same, for clients that cannot send the header, which wins.", id),
+        query("stream_format", "Another dialect than that of the request.", dialect),
     ]
 }
 
@@ -151,12 +187,4 @@ fn model() -> Value {
         "owned_by": "acct_1",
         "name": "Clerk",
     })
-}
-
-async fn resumed_streams() -> Result<&'static str, ApiError> {
-    Err(Error::NotImplemented("taking up a broken stream").into())
-}
-
-async fn cancelling() -> Result<&'static str, ApiError> {
-    Err(Error::NotImplemented("cancelling a completion by its id").into())
 }

@@ -335,11 +335,15 @@ pub struct RunningTurn {
     agent_id: String,
     key_id: String,
     stream: bool,
+    /// How many read it now.
+    readers: usize,
+    /// What of its events is in memory.
+    kept_bytes: usize,
     started_at: Time,
 }
 
-impl From<&TurnInfo> for RunningTurn {
-    fn from(turn: &TurnInfo) -> Self {
+impl From<&(TurnInfo, usize, usize)> for RunningTurn {
+    fn from((turn, readers, kept): &(TurnInfo, usize, usize)) -> Self {
         Self {
             id: turn.completion.to_string(),
             session_id: turn.session.to_string(),
@@ -347,6 +351,8 @@ impl From<&TurnInfo> for RunningTurn {
             agent_id: turn.agent.to_string(),
             key_id: turn.key.to_string(),
             stream: turn.stream,
+            readers: *readers,
+            kept_bytes: *kept,
             started_at: turn.started_at.into(),
         }
     }
@@ -357,6 +363,22 @@ impl From<&TurnInfo> for RunningTurn {
 pub struct RunningTurns {
     /// The oldest first.
     pub streams: Vec<RunningTurn>,
+}
+
+/// A turn that was cancelled, or had ended before.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CancelledTurn {
+    /// The completion's id.
+    pub id: String,
+    /// `chat.completion`.
+    pub object: &'static str,
+    /// `cancelled`, or how it had ended before: `completed`, `interrupted` or `failed`; `in_progress` if it takes long
+    /// to end.
+    pub status: &'static str,
+    /// Whose turn it was.
+    pub agent_id: String,
+    /// Where.
+    pub session_id: String,
 }
 
 /// Whether the server reaches its database.

@@ -1,8 +1,6 @@
 //! A stream in the native dialect: one typed object an event.
 
-use std::borrow::Cow;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -11,7 +9,7 @@ use crate::json::{ObjectWriter, Raw};
 use crate::session::Ended;
 use crate::wire::openai::chat::Told;
 use crate::wire::openai::error::ErrorObject;
-use crate::wire::openai::stream::event;
+use crate::wire::sse::Events;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -27,37 +25,39 @@ struct Choice<'a> {
     delta: Option<Delta<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Deserialize)]
 struct Delta<'a> {
+    /// Text was read as such when it came.
     #[serde(borrow)]
-    content: Option<Cow<'a, str>>,
+    content: Option<&'a RawValue>,
     #[serde(borrow)]
     tool_calls: Option<&'a RawValue>,
 }
 
 /// A chunk of the answer: text, tool calls, both or neither of the first choice.
-pub fn delta(chunk: &Bytes, out: &mut BytesMut) {
+pub fn delta(chunk: &Bytes, out: &mut Events) {
     let Ok(Chunk { choices }) = serde_json::from_slice(chunk) else { return };
     for choice in choices.iter().filter(|choice| choice.index == 0) {
-        let Some(delta) = &choice.delta else { continue };
-        if let Some(text) = delta.content.as_ref().filter(|text| !text.is_empty()) {
-            let mut writer = ObjectWriter::with_capacity(text.len() + 48);
-            writer.value("type", "content");
-            writer.value("data", text);
-            event(&writer.finish(), out);
-        }
-        if let Some(calls) = delta.tool_calls.filter(|calls| !matches!(calls.get(), "null" | "[]")) {
-            let mut writer = ObjectWriter::with_capacity(calls.get().len() + 48);
-            writer.value("type", "tool_calls");
-            writer.field("data", calls.get().as_bytes());
-            event(&writer.finish(), out);
-        }
+        let Some(Delta { content, tool_calls }) = choice.delta else { continue };
+        let mut part = |kind: &str, data: Option<&RawValue>| {
+            let said = data.filter(|data| !matches!(data.get(), "null" | "\"\"" | "[]"));
+            if let Some(data) = said
+                && let Some(out) = out.event()
+            {
+                let mut writer = ObjectWriter::into(out);
+                writer.value("type", kind);
+                writer.slice("data", data, chunk);
+                writer.close();
+            }
+        };
+        part("content", content);
+        part("tool_calls", tool_calls);
     }
 }
 
 /// The end.
-pub fn ended(told: &Told, ended: &Ended, out: &mut BytesMut) {
-    for chunk in &ended.tail {
+pub fn ended(told: &Told, ended: &Ended, tail: &[Bytes], out: &mut Events) {
+    for chunk in tail {
         delta(chunk, out);
     }
     let mut metrics = json!({
@@ -73,10 +73,10 @@ pub fn ended(told: &Told, ended: &Ended, out: &mut BytesMut) {
         metrics["balance"] = ended.balance.to_string().into();
     }
     let done = json!({"type": "done", "session_id": told.session, "metrics": metrics});
-    event(Raw::of(&done).bytes(), out);
+    out.write(Raw::of(&done).bytes());
 }
 
 /// The end of a stream that failed.
-pub fn failed(error: &ErrorObject, out: &mut BytesMut) {
-    event(Raw::of(&json!({"type": "error", "error": error})).bytes(), out);
+pub fn failed(error: &ErrorObject) -> Raw {
+    Raw::of(&json!({"type": "error", "error": error}))
 }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::conversation::agent::Agent;
 use crate::conversation::message::Message;
+use crate::conversation::turn::Dialect;
 use crate::error::{Error, Invalid};
 use crate::id::SessionName;
 use crate::json::{Fields, Raw};
@@ -18,15 +19,6 @@ pub const MAX_MESSAGES: usize = 100_000;
 pub const MAX_N: u64 = 128;
 /// The highest bound of an answer, in tokens.
 pub const MAX_OUTPUT: u64 = 10_000_000;
-
-/// In which form a stream goes out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// `chat.completion.chunk` objects and `[DONE]`.
-    OpenAi,
-    /// One typed object an event.
-    Native,
-}
 
 /// A request, read and checked.
 #[derive(Debug)]
@@ -51,6 +43,14 @@ pub struct ChatRequest {
     pub fields: Fields,
 }
 
+/// The dialect that a client names.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn dialect(name: &str) -> Result<Dialect, Invalid> {
+    Dialect::named(name).ok_or_else(|| Invalid::value("stream_format", "expected \"openai\" or \"native\""))
+}
+
 impl ChatRequest {
     /// Reads a request's body.
     ///
@@ -70,11 +70,7 @@ impl ChatRequest {
         }
         let stream = take(&mut fields, "stream", "true or false")?.unwrap_or(false);
         let dialect = match take::<String>(&mut fields, "stream_format", "a string")?.as_deref() {
-            Some("openai") => Dialect::OpenAi,
-            Some("native") => Dialect::Native,
-            Some(_) => {
-                return Err(Invalid::value("stream_format", "expected \"openai\" or \"native\"").into());
-            }
+            Some(name) => dialect(name)?,
             None if model.is_some() => Dialect::OpenAi,
             None => Dialect::Native,
         };

@@ -1,48 +1,50 @@
 //! A stream in OpenAI's dialect: the provider's chunks with our ids in them.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::json::{Object, ObjectWriter, Raw};
 use crate::session::Ended;
 use crate::wire::openai::chat::{Told, usage};
+use crate::wire::sse::Events;
 
 /// Writes the events of one stream.
 pub struct ChunkWriter {
     told: Told,
     include_usage: bool,
-    first: bool,
 }
 
 impl ChunkWriter {
     /// A writer for one stream.
     pub fn new(told: Told, include_usage: bool) -> Self {
-        Self { told, include_usage, first: true }
+        Self { told, include_usage }
     }
 
     /// A chunk of the answer.
-    pub fn delta(&mut self, chunk: &Bytes, out: &mut BytesMut) {
+    pub fn delta(&self, chunk: &Bytes, out: &mut Events) {
         let usage = self.include_usage.then(|| Raw::trusted(&b"null"[..]));
         self.chunk(chunk, usage, out);
     }
 
     /// The end: why the answer ended, usage for who asked, `[DONE]`.
-    pub fn ended(&mut self, ended: &Ended, out: &mut BytesMut) {
-        for chunk in &ended.tail {
+    pub fn ended(&self, ended: &Ended, tail: &[Bytes], out: &mut Events) {
+        for chunk in tail {
             self.delta(chunk, out);
         }
         if self.include_usage {
             let bare = Bytes::from_static(b"{\"choices\":[]}");
             self.chunk(ended.usage_chunk.as_ref().unwrap_or(&bare), Some(usage(&self.told, ended)), out);
         }
-        event(b"[DONE]", out);
+        out.write(b"[DONE]");
     }
 
     /// The provider's fields in their order; id, model and usage are ours.
-    fn chunk(&mut self, chunk: &Bytes, usage: Option<Raw>, out: &mut BytesMut) {
+    fn chunk(&self, chunk: &Bytes, usage: Option<Raw>, out: &mut Events) {
         // What is no object was refused when it was read.
         let Ok(Object(fields)) = serde_json::from_slice::<Object<'_>>(chunk) else { return };
+        let first = out.at_start();
+        let Some(out) = out.event() else { return };
         let has = |name: &str| fields.iter().any(|(own, _)| own == name);
-        let mut writer = ObjectWriter::with_capacity(chunk.len() + 160);
+        let mut writer = ObjectWriter::into(out);
         writer.value("id", &self.told.completion);
         if !has("object") {
             writer.value("object", "chat.completion.chunk");
@@ -57,30 +59,23 @@ impl ChunkWriter {
             match &**name {
                 "id" | "usage" => {}
                 "model" => writer.value("model", &self.told.agent),
-                name => writer.field(name, value.get().as_bytes()),
+                name => writer.slice(name, value, chunk),
             }
         }
         if let Some(usage) = usage {
             writer.field("usage", usage.bytes());
         }
-        if std::mem::take(&mut self.first) {
+        if first {
             writer.value("session_id", &self.told.session);
         }
-        event(&writer.finish(), out);
+        writer.close();
     }
-}
-
-/// One event of one line.
-pub fn event(data: &[u8], out: &mut BytesMut) {
-    out.reserve(data.len() + 8);
-    out.put_slice(b"data: ");
-    out.put_slice(data);
-    out.put_slice(b"\n\n");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::log::EventId;
 
     fn writer(include_usage: bool) -> ChunkWriter {
         let told = Told {
@@ -93,28 +88,31 @@ mod tests {
         ChunkWriter::new(told, include_usage)
     }
 
-    fn written(writer: &mut ChunkWriter, chunk: &'static str) -> String {
-        let mut out = BytesMut::new();
-        writer.delta(&Bytes::from_static(chunk.as_bytes()), &mut out);
-        String::from_utf8(out.to_vec()).expect("text")
+    fn written(writer: &ChunkWriter, number: u64, chunk: &'static str) -> String {
+        let mut events = Events::after(EventId::default());
+        events.begin(number);
+        writer.delta(&Bytes::from_static(chunk.as_bytes()), &mut events);
+        events.end();
+        let all: Vec<u8> = std::iter::from_fn(|| events.out().take()).flatten().collect();
+        String::from_utf8(all).expect("text")
     }
 
     #[test]
     fn ids_are_ours_and_the_rest_is_untouched() {
-        let mut writer = writer(false);
+        let writer = writer(false);
         let chunk = r#"{"id":"x","object":"chat.completion.chunk","created":1,"model":"real","choices":[ {"a":1.0} ],"usage":null,"v":{}}"#;
-        let first = written(&mut writer, chunk);
+        let first = written(&writer, 1, chunk);
         assert_eq!(
             first,
             "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"ag_1\",\
-             \"choices\":[ {\"a\":1.0} ],\"v\":{},\"session_id\":\"sess_1\"}\n\n"
+             \"choices\":[ {\"a\":1.0} ],\"v\":{},\"session_id\":\"sess_1\"}\nid: 1\n\n"
         );
-        assert!(!written(&mut writer, chunk).contains("session_id"));
+        assert!(!written(&writer, 2, chunk).contains("session_id"));
     }
 
     #[test]
     fn a_bare_chunk_gets_what_clients_need() {
-        let text = written(&mut writer(true), r#"{"choices":[]}"#);
+        let text = written(&writer(true), 1, r#"{"choices":[]}"#);
         for field in ["\"id\":", "\"object\":\"chat.completion.chunk\"", "\"created\":7", "\"usage\":null"] {
             assert!(text.contains(field), "{field} in {text}");
         }
