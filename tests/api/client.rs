@@ -180,16 +180,28 @@ impl Answer {
 }
 
 /// One event of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The text after `data:`.
     pub data: String,
+    /// The text after `id:`.
+    pub id: Option<String>,
 }
 
 impl Event {
+    /// The id, which every event of a turn has.
+    pub fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or_else(|| panic!("no id with {:?}", self.data))
+    }
+
     /// Whether this is OpenAI's last event.
     pub fn is_done(&self) -> bool {
         self.data == "[DONE]"
+    }
+
+    /// The data as JSON, `null` where it is none.
+    pub fn json_or_null(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_default()
     }
 
     /// The data as JSON.
@@ -259,6 +271,7 @@ impl Stream {
     /// The next event, `None` at the proper end of the body, an error where the body is cut.
     pub fn try_event(&mut self) -> io::Result<Option<Event>> {
         let mut data: Option<String> = None;
+        let mut id: Option<String> = None;
         let mut line = String::new();
         loop {
             line.clear();
@@ -276,10 +289,13 @@ impl Stream {
                 self.comments += 1;
             } else if field.is_empty() {
                 if let Some(data) = data {
-                    return Ok(Some(Event { data }));
+                    return Ok(Some(Event { data, id }));
                 }
+            } else if let Some(value) = field.strip_prefix("id: ") {
+                assert!(id.is_none(), "an event of two ids: {value}");
+                id = Some(value.to_owned());
             } else {
-                assert!(field.starts_with("id:"), "an unexpected line in a stream: {field:?}");
+                panic!("an unexpected line in a stream: {field:?}");
             }
         }
     }

@@ -265,19 +265,6 @@ fn the_largest_body_can_be_configured() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_501_not_implemented() {
-    let app = App::start();
-    let body = app.saying("Hello", json!({}));
-    let refused = |answer: Answer| answer.refused(501, "server_error", "not_implemented");
-    refused(app.chat_call(&body).header("X-On-Disconnect", "continue").send());
-    refused(app.get(&app.account_key, "/v1/chat/completions/chatcmpl-1/stream"));
-    refused(app.post(&app.account_key, "/v1/chat/completions/chatcmpl-1/cancel", &json!({})));
-    app.chat_call(&body).header("X-On-Disconnect", "cancel").send().is(200);
-    assert_eq!(app.upstream.requests().len(), 1);
-    app.finish();
-}
-
-#[test]
 fn every_error_has_the_headers_of_every_answer() {
     let app = App::start();
     let answers = [

@@ -3,6 +3,7 @@
 python tests/fuzz/fuzz.py [SECONDS] [SEED]
 """
 
+import http.client
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "clients/python"))
@@ -25,6 +27,18 @@ SECRETS_KEY = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="
 MANY = 40  # things to delete, of each kind
 
 
+def streamed(server, chat):
+    """The id of a completion whose stream can be taken up."""
+    address = urllib.parse.urlsplit(server.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    headers = {"authorization": f"Bearer {server.info['account_key']}", "content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(chat | {"stream": True}), headers)
+    answer = connection.getresponse()
+    assert answer.read().endswith(b"\n\n")
+    connection.close()
+    return answer.headers["x-completion-id"]
+
+
 def known(server):
     """Keys, and ids of things that exist; what is deleted is not what the rest needs."""
     own = server.info["agent_id"]
@@ -38,7 +52,7 @@ def known(server):
     sessions = made("/v2/sessions", {"agent_id": own})
     messages = [{"role": "user", "content": "Hello"}]
     chat = {"model": own, "session_id": sessions[0], "messages": messages}
-    completion = server.account("POST", "/v1/chat/completions", chat)["id"]
+    completion = streamed(server, chat)
     webhook = {"url": "http://127.0.0.1:1/hook", "events": ["balance.low"]}
     webhooks = [server.account("POST", "/v2/webhooks", webhook)["id"] for _ in range(5)]
     server.account("PUT", "/v2/account/providers/mine", {"api_key": "a-key", "base_url": "https://example.com/v1"})

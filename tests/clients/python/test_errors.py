@@ -229,21 +229,6 @@ def test_stall_in_mid_stream(impatient, upstream):
     assert charge["output_tokens"] >= 1
 
 
-def test_501_is_not_retried(options, agent):
-    """What is promised for later says so, and is not quietly left out."""
-    requests = []
-    http = openai.DefaultHttpxClient(event_hooks={"request": [lambda request: requests.append(request)]})
-    client = openai.OpenAI(**options | {"max_retries": 2, "http_client": http})
-    with pytest.raises(openai.InternalServerError) as caught:
-        client.chat.completions.create(
-            model=agent,
-            messages=[{"role": "user", "content": "plain"}],
-            extra_headers={"X-On-Disconnect": "continue"},
-        )
-    check(caught.value, 501, "not_implemented", "server_error")
-    assert len(requests) == 1
-
-
 def test_revoked_key(options, server, agent):
     made = server.account("POST", f"/v2/agents/{agent}/api-keys", {"name": "short-lived"})
     client = with_key(options, made["key"])
