@@ -65,7 +65,7 @@ impl Writer {
             }
             TurnEvent::Failed(error) => {
                 let data = self.failed(error);
-                self.events.write(data.as_bytes());
+                self.events.last(data.as_bytes());
                 true
             }
         };

@@ -85,7 +85,8 @@ impl ObjectWriter<&mut Pieces> {
 
 /// Writes the events of one stream for a client that has seen part of it.
 ///
-/// An event's id stands after its data: a client that got only half of the event has not seen the id.
+/// An event's id stands after its data: a client that got only half of the event has not seen the id. Only with the
+/// last one it stands before, since there are clients that look for `data: [DONE]` at the end of the body.
 pub struct Events {
     out: Pieces,
     /// The number of the log's entry whose events are written.
@@ -139,10 +140,14 @@ impl Events {
         Some(&mut self.out)
     }
 
-    /// Writes a whole event.
-    pub fn write(&mut self, data: &[u8]) {
-        if let Some(out) = self.event() {
-            out.put(data);
+    /// Writes the event that ends the stream.
+    pub fn last(&mut self, data: &[u8]) {
+        self.close(self.entry.saturating_sub(1), self.parts);
+        self.parts += 1;
+        if self.parts > self.seen {
+            let id = EventId { again: self.again, entries: self.entry, parts: 0 };
+            self.out.put(format!("id: {id}\n").as_bytes());
+            self.aside(data);
         }
     }
 
@@ -178,18 +183,28 @@ mod tests {
         for (entry, parts) in [(1, vec!["a"]), (2, vec!["b", "c", "d"]), (3, vec![]), (4, vec!["e", "f"])] {
             if entry > id.entries {
                 events.begin(entry);
-                parts.iter().for_each(|part| events.write(part.as_bytes()));
+                for part in parts {
+                    if let Some(out) = events.event() {
+                        out.put(part.as_bytes());
+                    }
+                }
                 events.end();
             }
+        }
+        if id.entries < 5 {
+            events.begin(5);
+            events.last(b"g");
+            events.end();
         }
         text(events.out())
     }
 
     #[test]
     fn whoever_stands_anywhere_gets_the_rest_and_nothing_twice() {
-        let ids = ["1", "1.1", "1.2", "2", "3.1", "4"];
-        let whole: Vec<String> =
+        let ids = ["1", "1.1", "1.2", "2", "3.1", "4", "5"];
+        let mut whole: Vec<String> =
             "abcdef".chars().zip(ids).map(|(data, id)| format!("data: {data}\nid: {id}\n\n")).collect();
+        whole.push("id: 5\ndata: g\n\n".to_owned());
         assert_eq!(written("0"), whole.concat());
         for (at, id) in ids.into_iter().enumerate() {
             assert_eq!(written(id), whole[at + 1..].concat(), "after {id}");

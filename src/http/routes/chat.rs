@@ -15,15 +15,15 @@ id: 1
 data: {"id":"chatcmpl-Zq","object":"chat.completion.chunk","created":1795387312,"model":"ag_5d2678fd_e556","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}
 id: 1.1
 
-data: [DONE]
 id: 2
+data: [DONE]
 
 "#;
 const NATIVE_STREAM: &str = r#"data: {"type":"content","data":"Hi"}
 id: 1
 
-data: {"type":"done","session_id":"ada:1","metrics":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11,"ttft_ms":212,"duration_ms":840,"finish_reason":"stop"}}
 id: 2
+data: {"type":"done","session_id":"ada:1","metrics":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11,"ttft_ms":212,"duration_ms":840,"finish_reason":"stop"}}
 
 "#;
 const CHAT_ABOUT: &str = "The agent's instructions and the stored turns go before the new messages; a client that \

@@ -73,7 +73,7 @@ pub fn ended(told: &Told, ended: &Ended, tail: &[Bytes], out: &mut Events) {
         metrics["balance"] = ended.balance.to_string().into();
     }
     let done = json!({"type": "done", "session_id": told.session, "metrics": metrics});
-    out.write(Raw::of(&done).bytes());
+    out.last(Raw::of(&done).bytes());
 }
 
 /// The end of a stream that failed.

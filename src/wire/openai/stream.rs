@@ -34,7 +34,7 @@ impl ChunkWriter {
             let bare = Bytes::from_static(b"{\"choices\":[]}");
             self.chunk(ended.usage_chunk.as_ref().unwrap_or(&bare), Some(usage(&self.told, ended)), out);
         }
-        out.write(b"[DONE]");
+        out.last(b"[DONE]");
     }
 
     /// The provider's fields in their order; id, model and usage are ours.
