@@ -73,9 +73,6 @@ pub enum Error {
     /// Too many requests wait for this session.
     #[error("too many requests wait for this session")]
     SessionQueueFull,
-    /// Described, but not built yet.
-    #[error("not implemented yet: {0}")]
-    NotImplemented(&'static str),
     /// The provider failed.
     #[error("{}", .0.message)]
     Upstream(UpstreamFailure),

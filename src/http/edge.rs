@@ -78,7 +78,7 @@ fn log(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) {
     let ms = started.elapsed().as_millis();
     let error = answer.response().error().and_then(|error| error.as_error::<ApiError>());
     let cause = error.and_then(ApiError::cause).unwrap_or_default();
-    if status >= 500 && status != 501 {
+    if status >= 500 {
         tracing::error!(request = %id, %method, path, status, ms, client_id, retry, cause, "answered");
     } else {
         tracing::debug!(request = %id, %method, path, status, ms, client_id, retry, "answered");

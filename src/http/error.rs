@@ -115,7 +115,6 @@ impl ResponseError for ApiError {
             // SDKs retry 429 and 5xx by themselves; here a retry cannot help.
             Error::InsufficientBalance { .. }
             | Error::BudgetExceeded
-            | Error::NotImplemented(_)
             | Error::Stopped(Stop::Cancelled | Stop::Interrupted) => {
                 const NO: HeaderValue = HeaderValue::from_static("false");
                 answer.insert_header((HeaderName::from_static("x-should-retry"), NO));
@@ -141,7 +140,6 @@ fn status(error: &Error) -> StatusCode {
         Error::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Error::Mismatch(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::RateLimited(_) | Error::SessionQueueFull => StatusCode::TOO_MANY_REQUESTS,
-        Error::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
         Error::Upstream(failure) => match failure.kind {
             UpstreamKind::BadRequest { .. } => StatusCode::BAD_REQUEST,
             UpstreamKind::Refused | UpstreamKind::Invalid | UpstreamKind::Auth => StatusCode::BAD_GATEWAY,
@@ -178,7 +176,6 @@ fn words(error: &Error) -> (&'static str, &str) {
         Error::Mismatch(_) => (REQUEST, "idempotency_mismatch"),
         Error::RateLimited(refusal) => (refusal.what.as_str(), "rate_limit_exceeded"),
         Error::SessionQueueFull => ("requests", "session_queue_full"),
-        Error::NotImplemented(_) => (SERVER, "not_implemented"),
         Error::Upstream(failure) => match &failure.kind {
             UpstreamKind::BadRequest { code, .. } => (REQUEST, code.as_deref().unwrap_or("invalid_value")),
             UpstreamKind::Refused => (SERVER, "upstream_refused"),

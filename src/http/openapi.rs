@@ -58,7 +58,7 @@ const HEADERS: [(&str, &str, bool); 20] = [
 const ALWAYS: [&str; 2] = ["x-request-id", "openai-processing-ms"];
 
 /// What each status of an error means, and its headers.
-const ERRORS: [(u16, &str, &[&str]); 17] = [
+const ERRORS: [(u16, &str, &[&str]); 16] = [
     (400, "The request is wrong; the message names the field and what was expected.", &[]),
     (401, "No key, or one that is malformed, unknown, expired or revoked.", &["www-authenticate"]),
     (402, "The balance or the key's budget does not cover the most that this may cost.", &["x-should-retry"]),
@@ -72,7 +72,6 @@ const ERRORS: [(u16, &str, &[&str]); 17] = [
     (422, "The same reference or key was used for something else.", &[]),
     (429, "Too many requests, tokens or calls at once.", &["retry-after"]),
     (500, "A defect of the server; the request id helps to find its cause.", &[]),
-    (501, "Described, but not built yet.", &["x-should-retry"]),
     (502, "The provider failed.", &[]),
     (503, "The server or the provider is not available now.", &["retry-after", "x-should-retry"]),
     (504, "The provider took too long.", &["retry-after"]),

@@ -99,7 +99,7 @@ pub fn endpoints() -> Vec<Endpoint> {
 }
 
 /// What chat may answer beside what follows from its body and its key.
-const CHAT_ERRORS: &[u16] = &[402, 404, 409, 410, 422, 501, 502, 504];
+const CHAT_ERRORS: &[u16] = &[402, 404, 409, 410, 422, 502, 504];
 
 fn completion(path: &'static str, summary: &'static str) -> Endpoint {
     let example = json!({

@@ -101,10 +101,6 @@ def too_many_tokens(it, agent, server):
     it.ask(model, max_tokens=1000)
 
 
-def not_built(it, agent, server):
-    it.ask(agent, extra_headers={"X-On-Disconnect": "continue"})
-
-
 def provider_fails(it, agent, server):
     it.ask(agent, "status 500")
 
@@ -134,7 +130,6 @@ def provider_finds_it_wrong(it, agent, server):
         (no_json, APIStatusError, 415, "unsupported_media_type", 1),
         (mismatch, openai.UnprocessableEntityError, 422, "idempotency_mismatch", 1),
         (too_fast, RateLimitError, 429, "rate_limit_exceeded", 2),
-        (not_built, InternalServerError, 501, "not_implemented", 1),
         (provider_fails, InternalServerError, 502, "upstream_refused", 2),
         (provider_is_busy, InternalServerError, 503, "upstream_unavailable", 2),
     ],
