@@ -15,6 +15,7 @@ diesel::table! {
         session_count -> BigInt,
         created_at -> BigInt,
         exhausted_at -> Nullable<BigInt>,
+        retention_days -> Nullable<BigInt>,
     }
 }
 
@@ -181,12 +182,34 @@ diesel::table! {
         head -> BigInt,
         created_at -> BigInt,
         updated_at -> BigInt,
+        branch_id -> Nullable<BigInt>,
+        given -> BigInt,
+        given_at -> BigInt,
+        title -> Nullable<Text>,
+        metadata -> Nullable<Text>,
     }
 }
 
 diesel::table! {
-    turn (session_id, seq) {
+    session_metadata (session_id, name) {
         session_id -> BigInt,
+        account_id -> Text,
+        name -> Text,
+        value -> Text,
+    }
+}
+
+diesel::table! {
+    branch (id) {
+        id -> BigInt,
+        parent_id -> Nullable<BigInt>,
+        base -> BigInt,
+    }
+}
+
+diesel::table! {
+    turn (branch_id, seq) {
+        branch_id -> BigInt,
         seq -> BigInt,
         completion_id -> Text,
         hold_id -> Text,
@@ -197,12 +220,13 @@ diesel::table! {
 }
 
 diesel::table! {
-    message (session_id, seq) {
-        session_id -> BigInt,
+    message (branch_id, seq) {
+        branch_id -> BigInt,
         seq -> BigInt,
         turn_seq -> BigInt,
         body -> Text,
         created_at -> BigInt,
+        chain -> Nullable<Binary>,
     }
 }
 
@@ -231,4 +255,13 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(webhook, webhook_delivery);
-diesel::allow_tables_to_appear_in_same_query!(hold, ledger_entry, usage_record, turn, message, session);
+diesel::allow_tables_to_appear_in_same_query!(
+    hold,
+    ledger_entry,
+    usage_record,
+    turn,
+    message,
+    session,
+    session_metadata,
+    agent
+);
