@@ -17,6 +17,7 @@ use diesel::prelude::*;
 use switchboard::billing::money::Nanos;
 use switchboard::billing::price::Price;
 use switchboard::clock;
+use switchboard::conversation::agent::{Agent, Definition};
 use switchboard::conversation::turn::Completeness;
 use switchboard::conversation::usage::{Usage, UsageSource};
 use switchboard::error::Error;
@@ -25,7 +26,7 @@ use switchboard::store::hold::{self, Candidate, NewHold, Settlement};
 use switchboard::store::ledger_entry::{self, NewEntry};
 use switchboard::store::session::StoredTurn;
 use switchboard::store::writer::{Lane, WriteError, Writer};
-use switchboard::store::{connection, price, verify};
+use switchboard::store::{agent, connection, price, verify};
 use tokio::sync::oneshot;
 
 /// Callers at the same time.
@@ -338,6 +339,7 @@ fn settlement() -> Settlement {
             reply: format!(r#"{{"role":"assistant","content":"{}"}}"#, "say ".repeat(120)),
             completeness: Completeness::Complete,
             metadata: None,
+            opening: None,
         }),
         answer: None,
     }
@@ -356,6 +358,16 @@ fn prepare(conn: &mut SqliteConnection) -> anyhow::Result<Arc<Price>> {
     };
     conn.immediate_transaction(|conn| {
         price::insert(conn, &of_price)?;
+        agent::insert(
+            conn,
+            &Agent {
+                id: "agent_bench".into(),
+                account: "account_0".into(),
+                definition: Definition { name: "bench".to_owned(), ..Definition::default() },
+                created_at: 0,
+                updated_at: 0,
+            },
+        )?;
         for number in 0..ACCOUNTS {
             let id = format!("account_{number}");
             account::insert(
@@ -371,6 +383,7 @@ fn prepare(conn: &mut SqliteConnection) -> anyhow::Result<Arc<Price>> {
                     agent_count: 0,
                     session_count: 0,
                     created_at: 0,
+                    retention_days: None,
                 },
             )?;
             let topup = NewEntry {

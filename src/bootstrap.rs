@@ -153,6 +153,7 @@ pub async fn run(store: &Store, data: &Path) -> anyhow::Result<Bootstrap> {
         agent_count: 0,
         session_count: 0,
         created_at: now,
+        retention_days: None,
     };
     let agent = Agent {
         id: AgentId::random(),

@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod provider;
 pub mod rate_limit;
+pub mod retention;
 pub mod server;
 pub mod session;
 pub mod store;

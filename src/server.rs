@@ -25,11 +25,13 @@ use crate::billing::price::PriceBook;
 use crate::bootstrap::{self, Bootstrap};
 use crate::clock;
 use crate::config::Config;
+use crate::conversation::tokens::Ratios;
 use crate::credentials::Credentials;
 use crate::error::Stop;
 use crate::http::{self, HttpSettings};
 use crate::provider::Routes;
 use crate::rate_limit::RateLimits;
+use crate::retention;
 use crate::session::turns::Turns;
 use crate::session::{Rooms, Sessions};
 use crate::store::connection;
@@ -89,11 +91,13 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let audit = audit::watch(server.store.clone(), server.keyring.clone(), config.verify_interval);
         let audit = actix::spawn(audit);
         let sweep = actix::spawn(server.sessions.turns().clone().watch());
+        let retention = actix::spawn(retention::watch(server.store.clone(), server.sessions.clone()));
         announce(config, &bootstrap, &format!("http://{address}"), &priced)?;
         tracing::info!(%address, ready_ms = started.elapsed().as_millis(), "ready");
         let end = wait_for_end(std::mem::take(&mut server.vital)).await;
         audit.abort();
         sweep.abort();
+        retention.abort();
         shut_down(server, &handle, config.shutdown_timeout).await?;
         drop(listening.await);
         end
@@ -145,6 +149,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         store: store.clone(),
         billing: billing.clone(),
         turns: Turns::new(config.replay_buffer),
+        ratios: Ratios::default(),
     };
     let sessions = Sessions::start(&handles[3..], &rooms, config.session_idle, gone);
     Ok(Server {

@@ -1,12 +1,10 @@
 //! The stored turns of a session, as its actor holds them, and what of them a turn's prompt takes.
 
 use crate::conversation::message::{Fingerprint, Message, Role};
+use crate::conversation::tokens::{PER_MESSAGE, Ratio};
 
-/// A token is taken to be this many bytes where a prompt is fitted to a window.
-const BYTES_PER_TOKEN: usize = 4;
-/// Tokens that a message costs beside its text, and an image or the like.
-const TOKENS_PER_MESSAGE: usize = 4;
-const TOKENS_PER_MEDIUM: usize = 1_000;
+/// Tokens that an image or the like costs.
+const TOKENS_PER_MEDIUM: u64 = 1_000;
 
 /// Messages in the order in which they were stored, in the form in which they go back to the provider.
 #[derive(Clone, Debug, Default)]
@@ -17,10 +15,18 @@ pub struct History {
 }
 
 impl History {
-    /// Adds a turn: what the client sent, then the answer.
+    /// Adds a turn: what the client sent, then the answer. One that brings earlier answers along counts as several.
     pub fn push_turn(&mut self, messages: impl IntoIterator<Item = Message>) {
-        self.starts.push(self.messages.len());
-        self.messages.extend(messages.into_iter().map(Message::for_prompt));
+        let mut begins = true;
+        for message in messages {
+            let answers = matches!(message.role, Role::Assistant | Role::Tool | Role::Function);
+            let follows_answer = self.messages.last().is_some_and(|last| last.role == Role::Assistant);
+            if begins || (follows_answer && !answers) {
+                self.starts.push(self.messages.len());
+            }
+            begins = false;
+            self.messages.push(message.for_prompt());
+        }
     }
 
     /// Whether nothing was said yet.
@@ -56,14 +62,14 @@ impl History {
     /// The turns that fit into `window` tokens together with `new`, the newest ones, and how many were left out.
     ///
     /// Turns that begin with the result of a tool stay with the turn that called it.
-    pub fn window(&self, window: Option<u64>, new: &[&Message]) -> (&[Message], usize) {
+    pub fn window(&self, window: Option<u64>, new: &[&Message], ratio: Ratio) -> (&[Message], usize) {
         let Some(window) = window else { return (&self.messages, 0) };
-        let window = usize::try_from(window).unwrap_or(usize::MAX);
-        let mut used: usize = new.iter().map(|message| tokens(message)).sum();
+        let tokens = |message: &Message| tokens(message, ratio);
+        let mut used: u64 = new.iter().map(|message| tokens(message)).sum();
         let (mut kept, mut kept_turns) = (self.messages.len(), 0);
         for (count, start) in self.starts.iter().rev().enumerate() {
             let end = self.starts.get(self.starts.len() - count).copied().unwrap_or(self.messages.len());
-            used += self.messages[*start..end].iter().map(tokens).sum::<usize>();
+            used += self.messages[*start..end].iter().map(tokens).sum::<u64>();
             if used > window {
                 break;
             }
@@ -83,8 +89,8 @@ fn extend(pattern: &[Fingerprint], fallback: &[usize], mut matched: usize, next:
     matched + usize::from(pattern[matched] == *next)
 }
 
-fn tokens(message: &Message) -> usize {
-    message.text_bytes.div_ceil(BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE + message.media * TOKENS_PER_MEDIUM
+fn tokens(message: &Message, ratio: Ratio) -> u64 {
+    ratio.tokens(message.text_bytes as u64) + PER_MESSAGE + message.media as u64 * TOKENS_PER_MEDIUM
 }
 
 #[cfg(test)]
@@ -135,21 +141,31 @@ mod tests {
     }
 
     #[test]
+    fn a_conversation_that_is_brought_along_is_left_out_turn_by_turn() {
+        let brought = history(&[&["u 1", "a 2", "u 3", "a call", "t result", "a 4", "u 5", "a 6"]]);
+        let new = say("u 7");
+        let kept = |window| brought.window(Some(window), &[&new], Ratio::default());
+        assert_eq!((kept(10_000).0.len(), kept(10_000).1), (8, 0));
+        assert_eq!((kept(16).0.len(), kept(16).1), (2, 2));
+        assert_eq!((kept(39).0.len(), kept(39).1), (6, 1));
+    }
+
+    #[test]
     fn the_oldest_turns_are_left_out_first() {
         let long = format!("u {}", "x".repeat(400));
         let stored = history(&[&[&long, "a 1"], &["u 2", "a 3"], &["u 4", "a 5"]]);
         let new = say("u 6");
-        assert_eq!(stored.window(None, &[&new]).1, 0);
-        let (kept, dropped) = stored.window(Some(60), &[&new]);
+        assert_eq!(stored.window(None, &[&new], Ratio::default()).1, 0);
+        let (kept, dropped) = stored.window(Some(60), &[&new], Ratio::default());
         assert_eq!((kept.len(), dropped), (4, 1));
-        assert_eq!(stored.window(Some(1), &[&new]).1, 3);
+        assert_eq!(stored.window(Some(1), &[&new], Ratio::default()).1, 3);
     }
 
     #[test]
     fn a_tool_result_is_not_parted_from_its_call() {
         let stored = history(&[&["u 1", "a call"], &["t result", "a 2"]]);
         let new = say("u 6");
-        let (kept, dropped) = stored.window(Some(16), &[&new]);
+        let (kept, dropped) = stored.window(Some(16), &[&new], Ratio::default());
         assert_eq!((kept.len(), dropped), (0, 2));
     }
 }

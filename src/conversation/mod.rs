@@ -4,6 +4,8 @@ pub mod agent;
 pub mod chunk;
 pub mod history;
 pub mod message;
+pub mod opening;
 pub mod reply;
+pub mod tokens;
 pub mod turn;
 pub mod usage;

@@ -54,6 +54,16 @@ impl Query {
         self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())
     }
 
+    /// The parameters of the form `name[key]=value`, in the order of their keys.
+    pub fn pairs(&self, name: &str) -> Vec<(String, String)> {
+        let key =
+            |full: &str| Some(full.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']')?.to_owned());
+        let mut pairs: Vec<_> =
+            self.0.iter().filter_map(|(full, value)| Some((key(full)?, value.clone()))).collect();
+        pairs.sort();
+        pairs
+    }
+
     /// A whole number within `range`.
     ///
     /// # Errors

@@ -6,18 +6,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use tokio::sync::oneshot;
 
 use crate::conversation::turn::Conflict;
 use crate::error::{Error, Stop};
 use crate::id::CompletionId;
-use crate::session::LocalRooms;
 use crate::session::conduct::{self, Conversation};
-use crate::session::messages::{Begin, Reload, RunTurn};
+use crate::session::messages::{Begin, GivePlace, Reload, RunTurn};
+use crate::session::{Busy, LocalRooms, Place};
 
 /// Turns that may wait for their place.
 pub const WAITING: usize = 8;
 /// How long a turn waits for its place.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a turn that was told to end is left alone before it is told again.
+const STOP_AGAIN: Duration = Duration::from_millis(200);
 
 pub struct Session {
     local: Rc<LocalRooms>,
@@ -27,6 +31,10 @@ pub struct Session {
     /// The row changed while a turn ran: what that turn brings back is old.
     stale: bool,
     waiting: VecDeque<Waiting>,
+    /// Whether somebody has the session to himself.
+    taken: bool,
+    /// Those who want it to themselves. They come before turns.
+    takers: VecDeque<GivePlace>,
     /// Whether the one timer runs that looks for turns that have waited too long.
     timed: bool,
 }
@@ -45,6 +53,8 @@ impl Session {
             running: None,
             stale: false,
             waiting: VecDeque::new(),
+            taken: false,
+            takers: VecDeque::new(),
             timed: false,
         }
     }
@@ -66,7 +76,32 @@ impl Session {
         ctx.spawn(watch);
     }
 
+    fn is_busy(&self) -> bool {
+        self.taken || self.running.is_some()
+    }
+
+    /// Lets somebody have the session to himself, until he drops what he is given.
+    fn give_place(&mut self, GivePlace { reply, lease, .. }: GivePlace, ctx: &mut Context<Self>) -> bool {
+        let (place, left) = oneshot::channel();
+        self.taken = reply.send(Ok(Place(place))).is_ok();
+        if self.taken {
+            let watch = left.into_actor(self).map(move |_, session, ctx| {
+                session.conversation = None;
+                session.taken = false;
+                session.next(ctx);
+                drop(lease);
+            });
+            ctx.spawn(watch);
+        }
+        self.taken
+    }
+
     fn next(&mut self, ctx: &mut Context<Self>) {
+        while let Some(taker) = self.takers.pop_front() {
+            if self.give_place(taker, ctx) {
+                return;
+            }
+        }
         while let Some(waiting) = self.waiting.pop_front() {
             if !waiting.run.has_left() {
                 return self.start(waiting.run, waiting.lease, ctx);
@@ -77,6 +112,15 @@ impl Session {
     fn stop_running(&self, why: Stop) {
         if let Some(completion) = &self.running {
             self.local.rooms.turns.stop(completion, why);
+        }
+    }
+
+    /// Ends the running turn for somebody who waits for that. Again and again: one that has only just begun may
+    /// not be on the list of running turns yet.
+    fn end_running(&mut self, ctx: &mut Context<Self>) {
+        if self.running.is_some() && !self.takers.is_empty() {
+            self.stop_running(Stop::Cancelled);
+            ctx.run_later(STOP_AGAIN, Self::end_running);
         }
     }
 
@@ -107,7 +151,7 @@ impl Handler<Begin> for Session {
     type Result = ();
 
     fn handle(&mut self, Begin { run, lease }: Begin, ctx: &mut Self::Context) {
-        if self.running.is_none() {
+        if !self.is_busy() {
             return self.start(run, lease, ctx);
         }
         // A client that left has given up its place.
@@ -135,14 +179,36 @@ impl Handler<Begin> for Session {
     }
 }
 
+impl Handler<GivePlace> for Session {
+    type Result = ();
+
+    fn handle(&mut self, taker: GivePlace, ctx: &mut Self::Context) {
+        match taker.busy {
+            Busy::Refuse if self.is_busy() => {
+                let _ = taker.reply.send(Err(Error::SessionBusy));
+                return;
+            }
+            Busy::Refuse => {}
+            Busy::End => {
+                for waiting in self.waiting.drain(..) {
+                    let _ = waiting.run.reply.send(Err(Error::Stopped(Stop::Cancelled)));
+                }
+            }
+        }
+        self.takers.push_back(taker);
+        if self.is_busy() {
+            self.end_running(ctx);
+        } else {
+            self.next(ctx);
+        }
+    }
+}
+
 impl Handler<Reload> for Session {
     type Result = ();
 
-    fn handle(&mut self, Reload { cancel, .. }: Reload, _: &mut Self::Context) {
+    fn handle(&mut self, _: Reload, _: &mut Self::Context) {
         self.conversation = None;
         self.stale = true;
-        if cancel {
-            self.stop_running(Stop::Cancelled);
-        }
     }
 }

@@ -155,7 +155,7 @@ async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result
         use crate::store::session;
         let found = session::find(conn, key.account.as_str(), key.agent.as_str(), key.name.as_str())?;
         Ok(match found {
-            Some(row) => Some((session::bodies(conn, row.id)?, row)),
+            Some(row) => Some((session::bodies(conn, &row)?, row)),
             None => None,
         })
     });
@@ -195,7 +195,8 @@ async fn open(
 ) -> Result<Opened, Error> {
     check_session(conversation, turn)?;
     let candidates = attempt::candidates(local, turn).await?;
-    let prompt = Prompt::assemble(turn, &conversation.history);
+    let scale = candidates.first().map(|first| local.rooms.ratios.of(&first.route.model)).unwrap_or_default();
+    let prompt = Prompt::assemble(turn, &conversation.history, scale);
     // Whoever serves it in the end, the hold covers the prompt as that one may count it.
     let prompt_max = candidates.iter().map(|candidate| prompt.most_tokens(&candidate.route.model)).max();
     let default_output = candidates.first().map_or(DEFAULT_MAX_OUTPUT, Candidate::default_output);

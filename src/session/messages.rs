@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::conversation::turn::{OnDisconnect, Turn};
 use crate::error::Error;
 use crate::rate_limit::Permit;
-use crate::session::{Running, SessionKey};
+use crate::session::{Busy, Place, Running, SessionKey};
 
 /// Runs a turn in its session. The answer goes into `reply`, whose closing means that the client left.
 #[derive(Message)]
@@ -35,10 +35,27 @@ pub struct Begin {
     pub lease: Arc<()>,
 }
 
-/// The session's row has changed: forget what is in memory. With `cancel`, a running turn ends.
+/// Has the session to itself, between two turns. The answer is a [`Place`], which ends that when it is dropped.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct TakePlace {
+    pub key: SessionKey,
+    pub busy: Busy,
+    pub reply: oneshot::Sender<Result<Place, Error>>,
+}
+
+/// The same on its way from the registry to the session.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct GivePlace {
+    pub busy: Busy,
+    pub reply: oneshot::Sender<Result<Place, Error>>,
+    pub lease: Arc<()>,
+}
+
+/// The session's row has changed: forget what is in memory.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Reload {
     pub key: SessionKey,
-    pub cancel: bool,
 }

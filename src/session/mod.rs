@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::billing::Billing;
 use crate::billing::money::Nanos;
+use crate::conversation::tokens::Ratios;
 use crate::conversation::turn::Turn;
 use crate::conversation::usage::Usage;
 use crate::credentials::Credentials;
@@ -36,7 +37,7 @@ use crate::provider::{Providers, Routes};
 use crate::rate_limit::{Permit, Status};
 use crate::store::Store;
 use log::Reader;
-use messages::{Reload, RunTurn};
+use messages::{Reload, RunTurn, TakePlace};
 use registry::Registry;
 pub use replay::as_chunks;
 use tokio::time::timeout;
@@ -69,6 +70,8 @@ pub struct Rooms {
     pub billing: Billing,
     /// The turns that run.
     pub turns: Turns,
+    /// What tokens are like, by model.
+    pub ratios: Ratios,
 }
 
 /// The same, with the provider clients of one thread.
@@ -148,12 +151,25 @@ impl Sessions {
         Some(self.turns.find(id, &allowed).unwrap_or(found))
     }
 
-    /// Makes a session in memory forget what it knows, after its row changed. With `cancel`, a running turn ends.
-    pub async fn reload(&self, key: SessionKey, cancel: bool) {
+    /// Makes a session in memory forget what it knows, after its row changed.
+    pub async fn reload(&self, key: SessionKey) {
         let shard = self.shard(&key).clone();
-        if shard.send(Reload { key, cancel }).await.is_err() {
+        if shard.send(Reload { key }).await.is_err() {
             tracing::error!("a session registry is gone");
         }
+    }
+
+    /// Waits until no turn runs in a session and keeps others from starting until the place is dropped; then the
+    /// session reads anew what is stored.
+    ///
+    /// # Errors
+    /// [`Error::SessionBusy`] if turns run or wait, unless they shall end.
+    pub async fn place(&self, key: SessionKey, busy: Busy) -> Result<Place, Error> {
+        let (reply, answer) = oneshot::channel();
+        let gone = |what: &str| Error::Internal(format!("the session {what}"));
+        let shard = self.shard(&key).clone();
+        shard.send(TakePlace { key, busy, reply }).await.map_err(|_| gone("registry is gone"))?;
+        answer.await.map_err(|_| gone("ended before it answered"))?
     }
 
     fn shard(&self, key: &SessionKey) -> &Addr<Registry> {
@@ -163,6 +179,19 @@ impl Sessions {
         &self.shards[usize::try_from(at).unwrap_or(0)]
     }
 }
+
+/// What somebody does who wants a session to himself and finds it busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// He is refused.
+    Refuse,
+    /// What runs and waits ends, in order, and he is next.
+    End,
+}
+
+/// A session that nobody else works in. A turn that comes meanwhile waits.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "dropping it tells the session")] oneshot::Sender<()>);
 
 /// A turn that has begun to answer.
 pub struct Running {

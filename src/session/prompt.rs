@@ -3,8 +3,10 @@
 use crate::billing::catalogue::{self, TOKENS_PER_MEDIUM};
 use crate::conversation::history::History;
 use crate::conversation::message::Message;
+use crate::conversation::opening::Opening;
 use crate::conversation::reply::BYTES_PER_TOKEN;
-use crate::conversation::turn::{Turn, split_new};
+use crate::conversation::tokens::Scale;
+use crate::conversation::turn::{NamedBy, Turn, split_new};
 use crate::json::Raw;
 
 /// Tokens that a message may cost beside its text.
@@ -28,26 +30,31 @@ pub struct Prompt {
     pub matched: usize,
     /// How many turns were left out.
     pub dropped: usize,
+    /// Whether nothing was said before.
+    opens: bool,
     bytes: u64,
     media: u64,
     tools: bool,
+    scale: Scale,
 }
 
 impl Prompt {
     /// Puts the prompt of a turn together.
-    pub fn assemble(turn: &Turn, history: &History) -> Self {
+    pub fn assemble(turn: &Turn, history: &History, scale: Scale) -> Self {
         let matched = history.matched(&turn.spoken());
         let (leading, new) = split_new(&turn.messages, matched);
-        let (kept, dropped) = history.window(turn.agent.definition.context_tokens, &new);
+        let (kept, dropped) = history.window(turn.agent.definition.context_tokens, &new, scale.ratio);
         let instructions = turn.instructions();
         let mut prompt = Self {
             messages: Vec::with_capacity(1 + leading.len() + kept.len() + new.len()),
             new: Vec::new(),
             matched,
             dropped,
+            opens: history.is_empty(),
             bytes: turn.agent.definition.instructions.as_ref().map_or(0, |text| text.len() as u64),
             media: 0,
             tools: turn.fields.given("tools").is_some(),
+            scale,
         };
         prompt.messages.extend(instructions);
         // An answer that was cut before its first token says nothing and would only be refused.
@@ -85,6 +92,20 @@ impl Prompt {
         let tools = if self.tools { TOKENS_PER_TOOLS } else { 0 };
         let most = self.bytes + messages + tools + TOKENS_PER_PROMPT + self.media * TOKENS_PER_MEDIUM;
         catalogue::find(model).map_or(most, |known| most.min(known.context))
+    }
+
+    /// What the turn brings along, if it is the first of its session.
+    pub fn opening(&self, turn: &Turn, reply: &Raw) -> Option<Opening> {
+        let owner = (turn.agent.account.as_str(), turn.agent.id.as_str());
+        let unnamed = turn.named_by == NamedBy::Nobody;
+        self.opens.then(|| Opening::of(owner, unnamed, &self.new, reply))
+    }
+
+    /// Learns from what the provider counted. What images cost is not known.
+    pub fn counted(&self, tokens: u64) {
+        if self.media == 0 {
+            self.scale.observe(self.messages.len() as u64, self.bytes, tokens);
+        }
     }
 
     /// The new messages as a JSON array.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::metrics;
 use crate::provider::Providers;
 use crate::session::actor::Session;
-use crate::session::messages::{Begin, Reload, RunTurn};
+use crate::session::messages::{Begin, GivePlace, Reload, RunTurn, TakePlace};
 use crate::session::{LocalRooms, Rooms, SessionKey};
 
 /// Messages that may wait.
@@ -49,6 +49,19 @@ impl Registry {
         local.clone()
     }
 
+    fn resident(&mut self, key: SessionKey) -> &Resident {
+        let local = self.local();
+        let start = || Resident {
+            session: Session::new(local).start(),
+            lease: Arc::new(()),
+            used: Instant::now(),
+            _counted: metrics::Resident::enter(),
+        };
+        let resident = self.sessions.entry(key).or_insert_with(start);
+        resident.used = Instant::now();
+        resident
+    }
+
     /// Lets idle sessions go. A session whose last address is dropped stops by itself.
     fn sweep(&mut self) {
         let idle = self.idle;
@@ -75,18 +88,19 @@ impl Handler<RunTurn> for Registry {
     type Result = ();
 
     fn handle(&mut self, run: RunTurn, _: &mut Self::Context) {
-        let local = self.local();
-        let key = run.key.clone();
-        let start = || Resident {
-            session: Session::new(local).start(),
-            lease: Arc::new(()),
-            used: Instant::now(),
-            _counted: metrics::Resident::enter(),
-        };
-        let resident = self.sessions.entry(key).or_insert_with(start);
-        resident.used = Instant::now();
+        let resident = self.resident(run.key.clone());
         // Bounded by the turns that were admitted; the session refuses what is too much for it.
         resident.session.do_send(Begin { run, lease: resident.lease.clone() });
+    }
+}
+
+impl Handler<TakePlace> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, TakePlace { key, busy, reply }: TakePlace, _: &mut Self::Context) {
+        let resident = self.resident(key);
+        // Bounded by the management calls that were admitted.
+        resident.session.do_send(GivePlace { busy, reply, lease: resident.lease.clone() });
     }
 }
 

@@ -193,6 +193,7 @@ pub async fn relay(
         reply: reply.text().into_owned(),
         metadata: turn.metadata.as_ref().map(|raw| raw.text().into_owned()),
         completeness: if complete { Completeness::Complete } else { Completeness::Incomplete },
+        opening: prompt.opening(turn, &reply),
     };
     debit.used(usage.total());
     // The last frames say that the turn was charged, so they wait for the commit. If it is late, the ledger goes
@@ -410,7 +411,10 @@ fn count(reply: &Reply, prompt: &Prompt, prompt_max: u64, ceiling: u64) -> (Usag
         usage.prompt <= prompt_max.saturating_mul(ABSURD) && usage.output <= ceiling.saturating_mul(ABSURD)
     };
     match reply.usage() {
-        Some(usage) if sane(&usage) => return (usage, UsageSource::Upstream),
+        Some(usage) if sane(&usage) => {
+            prompt.counted(usage.prompt);
+            return (usage, UsageSource::Upstream);
+        }
         Some(usage) => tracing::error!(?usage, "the provider's usage is absurd; counted here instead"),
         None => {}
     }

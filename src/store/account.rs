@@ -22,6 +22,7 @@ pub struct AccountRow {
     pub agent_count: i64,
     pub session_count: i64,
     pub created_at: i64,
+    pub retention_days: Option<i64>,
 }
 
 /// The account of that id.
@@ -70,6 +71,19 @@ pub fn update(
         found = diesel::update(account.find(id)).set(limits.eq(new)).execute(conn)? == 1;
     }
     Ok(found)
+}
+
+/// Sets after how many idle days sessions are deleted; `false` if there is no such account.
+pub fn set_retention(conn: &mut SqliteConnection, id: &str, days: Option<i64>) -> QueryResult<bool> {
+    Ok(diesel::update(account.find(id)).set(retention_days.eq(days)).execute(conn)? == 1)
+}
+
+/// The accounts whose idle sessions are deleted, and after how many days.
+pub fn with_retention(conn: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> {
+    account
+        .filter(retention_days.is_not_null())
+        .select((account_id, retention_days.assume_not_null()))
+        .load(conn)
 }
 
 /// Moves `amount` from available to held; `false` if the account is not active or cannot pay.

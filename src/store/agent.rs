@@ -4,7 +4,7 @@ use diesel::prelude::*;
 
 use crate::conversation::agent::{Agent, Definition};
 use crate::store::schema::agent::dsl::*;
-use crate::store::{account, api_key, session};
+use crate::store::{account, api_key};
 
 type Row = (String, String, String, i64, i64);
 
@@ -68,15 +68,14 @@ pub fn update(conn: &mut SqliteConnection, new: &Agent) -> QueryResult<bool> {
     Ok(diesel::update(own).set(changed).execute(conn)? == 1)
 }
 
-/// Deletes an agent with its keys and sessions; holds and usage stay. `false` if it is gone.
+/// Deletes an agent with its keys; its sessions go after it, holds and usage stay. `false` if it is gone.
 pub fn delete(conn: &mut SqliteConnection, owner: &str, gone: &str) -> QueryResult<bool> {
     let own = agent.filter(agent_id.eq(gone)).filter(account_id.eq(owner));
     if diesel::delete(own).execute(conn)? == 0 {
         return Ok(false);
     }
     api_key::delete_of_agent(conn, gone)?;
-    let sessions = session::delete_of_agent(conn, owner, gone)?;
-    account::count(conn, owner, -1, -sessions)?;
+    account::count(conn, owner, -1, 0)?;
     Ok(true)
 }
 

@@ -5,7 +5,7 @@
 
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Nullable, Text};
 use diesel::sqlite::Sqlite;
 
 /// A value for a `?`.
@@ -14,6 +14,7 @@ pub enum Value<'a> {
     Int(i64),
     Text(&'a str),
     MaybeText(Option<&'a str>),
+    MaybeBlob(Option<&'a [u8]>),
 }
 
 /// A statement with a value for each `?` in its text, which holds no other `?`.
@@ -38,6 +39,7 @@ impl<const N: usize> QueryFragment<Sqlite> for Fixed<'_, N> {
                 Value::Int(number) => out.push_bind_param::<BigInt, _>(number)?,
                 Value::Text(text) => out.push_bind_param::<Text, _>(text)?,
                 Value::MaybeText(text) => out.push_bind_param::<Nullable<Text>, _>(text)?,
+                Value::MaybeBlob(bytes) => out.push_bind_param::<Nullable<Binary>, _>(bytes)?,
             }
             out.push_sql(piece);
         }

@@ -145,10 +145,10 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     const COUNT: &str = "UPDATE key_budget SET held = held + ? WHERE key_id = ?";
     fixed(COUNT, [Int(worst.0), Text(&new.key)]).execute(conn)?;
     insert(conn, new, worst, pinned)?;
+    session::ensure(conn, &new.account, &new.agent, &new.session, new.session_by_server, new.now)?;
     if let Some(own) = &new.idempotency {
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
     }
-    session::ensure(conn, &new.account, &new.agent, &new.session, new.session_by_server, new.now)?;
     crate::failpoint::hit("reserve executed");
     Ok(Granted { amount: worst, max_output: max_output_granted })
 }
@@ -342,7 +342,14 @@ pub fn settle(
         },
     )?;
     if let Some(turn) = settlement.turn.as_ref().or(pending_turn(&row).as_ref()) {
-        session::append_turn(conn, &row, turn, now)?;
+        let of = session::Of {
+            account: &row.account_id,
+            agent: &row.agent_id,
+            session: &row.session_id,
+            completion: &row.completion_id,
+            hold: &row.id,
+        };
+        session::append_turn(conn, of, turn, now)?;
     }
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     let balance = Nanos(entry.balance_after);
@@ -412,6 +419,7 @@ fn pending_turn(row: &HoldRow) -> Option<StoredTurn> {
         reply: r#"{"role":"assistant","content":""}"#.to_owned(),
         completeness: Completeness::Incomplete,
         metadata: None,
+        opening: None,
     })
 }
 

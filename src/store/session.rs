@@ -1,13 +1,17 @@
-//! Queries on `session`, `turn` and `message`.
+//! Queries on `session`. What was said in them is in [`branch`].
 
 use diesel::prelude::*;
 
+use crate::conversation::opening::{Opening, normal};
 use crate::conversation::turn::Completeness;
-use crate::store::account;
-use crate::store::fixed::Value::{Int, Text};
+use crate::error::Error;
+use crate::json::Raw;
+use crate::store::branch::{self, Line, Place};
+use crate::store::fixed::Value::{Int, MaybeText, Text};
 use crate::store::fixed::fixed;
-use crate::store::hold::HoldRow;
-use crate::store::schema::{message, session, turn, usage_record};
+use crate::store::schema::{agent, hold, session, turn, usage_record};
+use crate::store::writer::WriteError;
+use crate::store::{account, session_list};
 
 /// A session, as stored.
 #[derive(Clone, Debug, Queryable, Selectable)]
@@ -23,6 +27,18 @@ pub struct SessionRow {
     pub head: i64,
     pub created_at: i64,
     pub updated_at: i64,
+    pub branch_id: Option<i64>,
+    pub given: i64,
+    pub given_at: i64,
+    pub title: Option<String>,
+    pub metadata: Option<String>,
+}
+
+impl SessionRow {
+    /// Where its conversation has come to.
+    pub fn place(&self) -> Place {
+        Place { branch: self.branch_id, head: self.head }
+    }
 }
 
 /// A turn on its way into the database.
@@ -36,9 +52,14 @@ pub struct StoredTurn {
     pub completeness: Completeness,
     /// The client's own notes, as JSON.
     pub metadata: Option<String>,
+    /// What it brings along if it is the first of its session.
+    pub opening: Option<Opening>,
 }
 
 /// Makes the session unless it exists.
+///
+/// # Errors
+/// [`Error::ModelNotFound`] if its agent is gone.
 pub fn ensure(
     conn: &mut SqliteConnection,
     owner: &str,
@@ -46,13 +67,18 @@ pub fn ensure(
     called: &str,
     by_server: bool,
     now: i64,
-) -> QueryResult<bool> {
+) -> Result<bool, WriteError> {
     const MAKE: &str = "INSERT INTO session (account_id, agent_id, name, named_by, status, created_at, updated_at) \
                         VALUES (?, ?, ?, ?, 'active', ?, ?) ON CONFLICT DO NOTHING";
     let named_by = if by_server { "server" } else { "client" };
     let row = [Text(owner), Text(of_agent), Text(called), Text(named_by), Int(now), Int(now)];
     let made = fixed(MAKE, row).execute(conn)? == 1;
     if made {
+        // A request may have found its agent and come here after the agent's end.
+        let there = agent::table.filter(agent::agent_id.eq(of_agent)).select(agent::id);
+        if there.get_result::<i64>(conn).optional()?.is_none() {
+            return Err(Error::ModelNotFound(of_agent.to_owned()).into());
+        }
         account::count(conn, owner, 0, 1)?;
     }
     Ok(made)
@@ -74,6 +100,11 @@ pub fn find(
         .optional()
 }
 
+/// The session of that number.
+pub fn by_id(conn: &mut SqliteConnection, rowid: i64) -> QueryResult<Option<SessionRow>> {
+    session::table.find(rowid).select(SessionRow::as_select()).get_result(conn).optional()
+}
+
 /// The sessions of that name, whichever agent they are with; two at most.
 pub fn named(conn: &mut SqliteConnection, owner: &str, called: &str) -> QueryResult<Vec<SessionRow>> {
     session::table
@@ -84,96 +115,262 @@ pub fn named(conn: &mut SqliteConnection, owner: &str, called: &str) -> QueryRes
         .load(conn)
 }
 
-/// Which sessions a list shows.
+/// What a tenant may change of a session. `None` leaves it, `Some(None)` clears it.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// With this agent.
-    pub agent: Option<String>,
-    /// In this state.
+pub struct Change {
+    /// Whether it takes more turns.
     pub status: Option<String>,
-    /// Made before the session with this rowid.
-    pub before: Option<i64>,
-    /// How many.
-    pub limit: i64,
-    /// How many to pass over.
-    pub offset: i64,
+    /// What people see.
+    pub title: Option<Option<String>>,
+    /// The tenant's own notes.
+    pub metadata: Option<Vec<(String, String)>>,
 }
 
-/// An account's sessions, newest first.
-pub fn list(conn: &mut SqliteConnection, owner: &str, filter: &Filter) -> QueryResult<Vec<SessionRow>> {
-    let mut query = session::table
-        .filter(session::account_id.eq(owner))
-        .select(SessionRow::as_select())
-        .order(session::id.desc())
-        .limit(filter.limit)
-        .offset(filter.offset)
-        .into_boxed();
-    if let Some(of_agent) = &filter.agent {
-        query = query.filter(session::agent_id.eq(of_agent));
+/// Changes a session; `None` if it is gone.
+pub fn change(
+    conn: &mut SqliteConnection,
+    rowid: i64,
+    to: &Change,
+    now: i64,
+) -> QueryResult<Option<SessionRow>> {
+    let own = || diesel::update(session::table.find(rowid));
+    if own().set(session::updated_at.eq(now)).execute(conn)? == 0 {
+        return Ok(None);
     }
-    if let Some(state) = &filter.status {
-        query = query.filter(session::status.eq(state));
+    if let Some(status) = &to.status {
+        own().set(session::status.eq(status)).execute(conn)?;
     }
-    if let Some(before) = filter.before {
-        query = query.filter(session::id.lt(before));
+    if let Some(title) = &to.title {
+        own().set(session::title.eq(title)).execute(conn)?;
     }
-    query.load(conn)
+    if let Some(pairs) = &to.metadata {
+        let document = session_list::document(pairs);
+        let owner: String =
+            own().set(session::metadata.eq(document)).returning(session::account_id).get_result(conn)?;
+        session_list::replace(conn, &owner, rowid, pairs)?;
+    }
+    by_id(conn, rowid)
 }
 
-/// Archives or reopens a session.
-pub fn set_status(conn: &mut SqliteConnection, rowid: i64, to: &str, now: i64) -> QueryResult<bool> {
-    let changed = (session::status.eq(to), session::updated_at.eq(now));
-    Ok(diesel::update(session::table.find(rowid)).set(changed).execute(conn)? == 1)
-}
-
-/// Deletes a session with its messages; its charges stay.
+/// Deletes a session with what it alone has of messages; its charges stay.
 pub fn delete(conn: &mut SqliteConnection, row: &SessionRow) -> QueryResult<bool> {
-    let gone = diesel::delete(session::table.find(row.id)).execute(conn)? == 1;
-    if gone {
-        account::count(conn, &row.account_id, 0, -1)?;
+    Ok(delete_all(conn, &row.account_id, &[row.id], i64::MAX)? == 1)
+}
+
+/// Deletes those of an account's sessions that were last used at `idle_since` or before; how many there were.
+pub fn delete_all(
+    conn: &mut SqliteConnection,
+    owner: &str,
+    rowids: &[i64],
+    idle_since: i64,
+) -> QueryResult<i64> {
+    let (mut gone, mut left) = (0, Vec::new());
+    for rowid in rowids {
+        let idle = session::table.find(rowid).filter(session::updated_at.le(idle_since));
+        let branch: Option<Option<i64>> =
+            diesel::delete(idle).returning(session::branch_id).get_result(conn).optional()?;
+        gone += i64::from(branch.is_some());
+        left.extend(branch.flatten());
+    }
+    // Sessions that share a branch are neighbours in time; it is looked through once for all of them.
+    left.sort_unstable();
+    left.dedup();
+    for own in left {
+        branch::let_go(conn, own)?;
+    }
+    if gone > 0 {
+        account::count(conn, owner, 0, -gone)?;
     }
     Ok(gone)
 }
 
-/// Deletes the sessions of an agent that goes; how many there were.
-pub fn delete_of_agent(conn: &mut SqliteConnection, owner: &str, of_agent: &str) -> QueryResult<i64> {
-    let own = session::table.filter(session::account_id.eq(owner)).filter(session::agent_id.eq(of_agent));
-    let gone = diesel::delete(own).execute(conn)?;
-    Ok(i64::try_from(gone).unwrap_or(i64::MAX))
+/// As [`delete_all`], but for those in which a turn runs.
+pub fn delete_idle(
+    conn: &mut SqliteConnection,
+    owner: &str,
+    rowids: &[i64],
+    idle_since: i64,
+) -> QueryResult<i64> {
+    let running: Vec<(String, String)> = hold::table
+        .filter(hold::account_id.eq(owner))
+        .filter(hold::state.eq("open"))
+        .select((hold::agent_id, hold::session_id))
+        .load(conn)?;
+    let mut idle = rowids.to_vec();
+    if !running.is_empty() {
+        let in_use = keys(conn, rowids)?.into_iter().zip(rowids).filter(|(key, _)| running.contains(key));
+        let in_use: Vec<i64> = in_use.map(|(_, rowid)| *rowid).collect();
+        idle.retain(|rowid| !in_use.contains(rowid));
+    }
+    delete_all(conn, owner, &idle, idle_since)
+}
+
+/// Agents and names of sessions, blank for those that are gone.
+pub fn keys(conn: &mut SqliteConnection, rowids: &[i64]) -> QueryResult<Vec<(String, String)>> {
+    let one = |rowid: &i64| {
+        let own = session::table.find(rowid).select((session::agent_id, session::name));
+        own.get_result(conn).optional().map(Option::unwrap_or_default)
+    };
+    rowids.iter().map(one).collect()
+}
+
+/// The agents, with their accounts, that are gone and have sessions still.
+pub fn orphaned(conn: &mut SqliteConnection) -> QueryResult<Vec<(String, String)>> {
+    session::table
+        .filter(session::agent_id.ne_all(agent::table.select(agent::agent_id)))
+        .select((session::account_id, session::agent_id))
+        .distinct()
+        .load(conn)
+}
+
+/// Deletes up to `most` sessions of an agent that goes; how many there were.
+pub fn delete_of_agent(
+    conn: &mut SqliteConnection,
+    owner: &str,
+    of_agent: &str,
+    most: i64,
+) -> QueryResult<i64> {
+    let own = session::table
+        .filter(session::account_id.eq(owner))
+        .filter(session::agent_id.eq(of_agent))
+        .select(session::id)
+        .limit(most)
+        .load::<i64>(conn)?;
+    delete_all(conn, owner, &own, i64::MAX)
+}
+
+/// What a new session begins with.
+#[derive(Clone, Debug)]
+pub struct Fork {
+    /// What it is called.
+    pub name: String,
+    /// Whether we called it so.
+    pub by_server: bool,
+    /// How many messages it has of the other.
+    pub head: i64,
+    /// What else differs from the other.
+    pub change: Change,
+}
+
+/// Makes a session that has the beginning of another; `None` if there is one of that name.
+///
+/// No message is copied.
+pub fn fork(
+    conn: &mut SqliteConnection,
+    of: &SessionRow,
+    new: &Fork,
+    now: i64,
+) -> Result<Option<SessionRow>, WriteError> {
+    if !ensure(conn, &of.account_id, &of.agent_id, &new.name, new.by_server, now)? {
+        return Ok(None);
+    }
+    let Some(made) = find(conn, &of.account_id, &of.agent_id, &new.name)? else { return Ok(None) };
+    let place = branch::back_to(conn, of.place(), new.head)?;
+    let taken_over = (
+        session::branch_id.eq(place.branch),
+        session::head.eq(place.head),
+        session::given.eq(of.given.min(place.head)),
+        session::given_at.eq(of.given_at),
+    );
+    diesel::update(session::table.find(made.id)).set(taken_over).execute(conn)?;
+    let mut change = new.change.clone();
+    change.title = change.title.or_else(|| Some(of.title.clone()));
+    change.metadata = change.metadata.or_else(|| Some(session_list::pairs(of.metadata.as_deref())));
+    Ok(self::change(conn, made.id, &change, now)?)
+}
+
+/// Takes back what came after the message number `head`.
+pub fn truncate(
+    conn: &mut SqliteConnection,
+    row: &SessionRow,
+    head: i64,
+    now: i64,
+) -> QueryResult<Option<SessionRow>> {
+    let place = branch::back_to(conn, row.place(), head)?;
+    let cut = (
+        session::branch_id.eq(place.branch),
+        session::head.eq(place.head),
+        session::given.eq(row.given.min(place.head)),
+        session::updated_at.eq(now),
+    );
+    diesel::update(session::table.find(row.id)).set(cut).execute(conn)?;
+    if let Some(left) = row.branch_id {
+        branch::let_go(conn, left)?;
+    }
+    by_id(conn, row.id)
+}
+
+/// Where a turn finds its session.
+#[derive(Queryable)]
+struct Standing {
+    id: i64,
+    branch: Option<i64>,
+    head: i64,
+}
+
+/// Whose a turn is, and how it was paid.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "each field is an id")]
+pub struct Of<'a> {
+    pub account: &'a str,
+    pub agent: &'a str,
+    pub session: &'a str,
+    pub completion: &'a str,
+    pub hold: &'a str,
 }
 
 /// Stores a turn behind the others, if its session still exists.
-pub fn append_turn(
-    conn: &mut SqliteConnection,
-    hold: &HoldRow,
-    new: &StoredTurn,
-    now: i64,
-) -> QueryResult<()> {
-    let Some(row) = find(conn, &hold.account_id, &hold.agent_id, &hold.session_id)? else { return Ok(()) };
-    let said = new.messages.iter().chain(std::iter::once(&new.reply));
-    let last = row.head + i64::try_from(new.messages.len()).unwrap_or(i64::MAX) + 1;
-    for (seq, body) in (row.head + 1..).zip(said) {
-        let line = (
-            message::session_id.eq(row.id),
-            message::seq.eq(seq),
-            message::turn_seq.eq(last),
-            message::body.eq(body),
-            message::created_at.eq(now),
-        );
-        diesel::insert_into(message::table).values(line).execute(conn)?;
-    }
+pub fn append_turn(conn: &mut SqliteConnection, of: Of<'_>, new: &StoredTurn, now: i64) -> QueryResult<()> {
+    let own = session::table
+        .filter(session::account_id.eq(of.account))
+        .filter(session::agent_id.eq(of.agent))
+        .filter(session::name.eq(of.session))
+        .select((session::id, session::branch_id, session::head))
+        .get_result::<Standing>(conn)
+        .optional()?;
+    let Some(own) = own else { return Ok(()) };
+    let opening = new.opening.as_ref().filter(|_| own.head == 0);
+    let known = match opening {
+        Some(opening) => opening.longest_known(|len, chain| branch::known(conn, len, chain))?,
+        None => None,
+    };
+    // What is known is stored already, and read from there.
+    let (skipped, place) = match known {
+        Some((len, at)) => (len, Place { branch: Some(at), head: i64::try_from(len).unwrap_or(i64::MAX) }),
+        None => (0, Place { branch: own.branch, head: own.head }),
+    };
+    let said: Vec<&String> = new.messages[skipped..].iter().chain([&new.reply]).collect();
+    let chains = opening.map_or(&[][..], |opening| opening.chains.get(skipped..).unwrap_or_default());
+    let (at, last) = branch::append(conn, place, said.into_iter(), chains, now)?;
     let line = (
-        turn::session_id.eq(row.id),
+        turn::branch_id.eq(at),
         turn::seq.eq(last),
-        turn::completion_id.eq(&hold.completion_id),
-        turn::hold_id.eq(&hold.id),
+        turn::completion_id.eq(of.completion),
+        turn::hold_id.eq(of.hold),
         turn::status.eq(new.completeness.as_str()),
         turn::metadata.eq(&new.metadata),
         turn::created_at.eq(now),
     );
     diesel::insert_into(turn::table).values(line).execute(conn)?;
     const MOVE: &str = "UPDATE session SET head = ?, updated_at = ? WHERE id = ?";
-    fixed(MOVE, [Int(last), Int(now), Int(row.id)]).execute(conn).map(drop)
+    const MOVE_OVER: &str = "UPDATE session SET branch_id = ?, head = ?, updated_at = ? WHERE id = ?";
+    if own.branch == Some(at) {
+        fixed(MOVE, [Int(last), Int(now), Int(own.id)]).execute(conn)?;
+    } else {
+        fixed(MOVE_OVER, [Int(at), Int(last), Int(now), Int(own.id)]).execute(conn)?;
+    }
+    match opening {
+        Some(opening) => open(conn, own.id, opening, now),
+        None => Ok(()),
+    }
+}
+
+/// Notes what the first turn brought along.
+fn open(conn: &mut SqliteConnection, rowid: i64, opening: &Opening, now: i64) -> QueryResult<()> {
+    let given = i64::try_from(opening.given()).unwrap_or(i64::MAX);
+    const OPEN: &str = "UPDATE session SET given = ?, given_at = ?, title = COALESCE(title, ?) WHERE id = ?";
+    let values = [Int(given), Int(now), MaybeText(opening.title.as_deref()), Int(rowid)];
+    fixed(OPEN, values).execute(conn).map(drop)
 }
 
 /// A message, as stored, with what its turn came to (for the last one of a turn).
@@ -192,6 +389,7 @@ pub struct MessageRow {
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct AnswerRow {
     pub seq: i64,
+    pub completion_id: String,
     pub status: String,
     pub metadata: Option<String>,
     pub prompt: Option<i64>,
@@ -200,37 +398,79 @@ pub struct AnswerRow {
     pub charged: Option<i64>,
 }
 
-/// Bodies of all messages in order, each with the seq of its turn: what a session's actor starts from.
-pub fn bodies(conn: &mut SqliteConnection, rowid: i64) -> QueryResult<Vec<(i64, String)>> {
-    message::table
-        .filter(message::session_id.eq(rowid))
-        .order(message::seq)
-        .select((message::turn_seq, message::body))
-        .load(conn)
+/// Bodies of all messages in order, each with a number that is the same for those of one turn: what a session's
+/// actor starts from.
+pub fn bodies(conn: &mut SqliteConnection, row: &SessionRow) -> QueryResult<Vec<(i64, String)>> {
+    let lines = branch::lines(conn, row.place(), (0, row.head), usize::MAX)?;
+    // What was given came with the first turn, whoever said it before.
+    let first = lines.iter().find(|line| line.seq > row.given).map_or(row.given, |line| line.turn_seq);
+    let one = |line: Line| {
+        let turn = if line.seq <= row.given { first } else { line.turn_seq };
+        (turn, shown(row, line.seq, line.body))
+    };
+    Ok(lines.into_iter().map(one).collect())
 }
 
 /// The newest messages before `before`, oldest first.
 pub fn messages(
     conn: &mut SqliteConnection,
-    rowid: i64,
+    row: &SessionRow,
     before: i64,
     limit: i64,
 ) -> QueryResult<Vec<MessageRow>> {
-    let mut rows: Vec<(i64, i64, String, i64)> = message::table
-        .filter(message::session_id.eq(rowid))
-        .filter(message::seq.lt(before))
-        .order(message::seq.desc())
-        .limit(limit)
-        .select((message::seq, message::turn_seq, message::body, message::created_at))
-        .load(conn)?;
-    rows.reverse();
-    let (first, last) = (rows.first().map_or(0, |row| row.0), rows.last().map_or(0, |row| row.0));
-    let mut answers: Vec<AnswerRow> = turn::table
+    let high = row.head.min(before.saturating_sub(1));
+    with_answers(conn, row, (high.saturating_sub(limit).max(0), high), usize::MAX)
+}
+
+/// The messages after number `after`, oldest first, at most `limit` of them, and not many more than `most_bytes`.
+pub fn messages_after(
+    conn: &mut SqliteConnection,
+    row: &SessionRow,
+    after: i64,
+    limit: i64,
+    most_bytes: usize,
+) -> QueryResult<Vec<MessageRow>> {
+    with_answers(conn, row, (after, row.head.min(after.saturating_add(limit))), most_bytes)
+}
+
+fn with_answers(
+    conn: &mut SqliteConnection,
+    row: &SessionRow,
+    range: (i64, i64),
+    most_bytes: usize,
+) -> QueryResult<Vec<MessageRow>> {
+    let lines = branch::lines(conn, row.place(), range, most_bytes)?;
+    let mut answers = Vec::new();
+    for run in lines.chunk_by(|one, next| one.branch == next.branch) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        answers.extend(answers_of(conn, first.branch, first.seq.max(row.given + 1), last.seq)?);
+    }
+    let one = |line: Line| {
+        let own = answers.iter().position(|answer: &AnswerRow| answer.seq == line.seq);
+        MessageRow {
+            seq: line.seq,
+            turn_seq: line.turn_seq,
+            created_at: if line.seq <= row.given { row.given_at } else { line.created_at },
+            body: shown(row, line.seq, line.body),
+            answer: own.map(|at| answers.swap_remove(at)),
+        }
+    };
+    Ok(lines.into_iter().map(one).collect())
+}
+
+fn answers_of(
+    conn: &mut SqliteConnection,
+    of_branch: i64,
+    first: i64,
+    last: i64,
+) -> QueryResult<Vec<AnswerRow>> {
+    turn::table
         .left_join(usage_record::table.on(usage_record::hold_id.eq(turn::hold_id)))
-        .filter(turn::session_id.eq(rowid))
+        .filter(turn::branch_id.eq(of_branch))
         .filter(turn::seq.between(first, last))
         .select((
             turn::seq,
+            turn::completion_id,
             turn::status,
             turn::metadata,
             usage_record::prompt.nullable(),
@@ -238,10 +478,10 @@ pub fn messages(
             usage_record::output.nullable(),
             usage_record::charged.nullable(),
         ))
-        .load(conn)?;
-    let with_answer = |(seq, turn_seq, body, created_at)| {
-        let own = answers.iter().position(|answer| answer.seq == seq);
-        MessageRow { seq, turn_seq, body, created_at, answer: own.map(|at| answers.swap_remove(at)) }
-    };
-    Ok(rows.into_iter().map(with_answer).collect())
+        .load(conn)
+}
+
+/// A message as this session has it: what was given may have been stored by another one, in its words.
+fn shown(row: &SessionRow, seq: i64, body: String) -> String {
+    if seq > row.given { body } else { normal(&Raw::trusted(body)).text().into_owned() }
 }

@@ -1,5 +1,7 @@
 //! Whether the books are right: every invariant of the ledger as a query that has to find nothing.
 
+mod shared;
+
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -16,7 +18,7 @@ use crate::store::schema::ledger_entry;
 const ROWS_SHOWN: usize = 20;
 
 /// Each query yields the name of what is wrong in a column `row`.
-const INVARIANTS: [(&str, &str); 10] = [
+const INVARIANTS: [(&str, &str); 14] = [
     (
         "I1 balance = sum of entries",
         "SELECT a.account_id AS row FROM account a
@@ -66,15 +68,50 @@ const INVARIANTS: [(&str, &str); 10] = [
          ON h.key_id = b.key_id WHERE b.held <> COALESCE(h.s, 0)",
     ),
     (
-        "S1 a session's head is its last message",
-        "SELECT s.id AS row FROM session s WHERE s.head <> (SELECT COUNT(*) FROM message m WHERE m.session_id = s.id)
-         OR s.head <> COALESCE((SELECT MAX(t.seq) FROM turn t WHERE t.session_id = s.id), 0)",
+        "S1 a branch has each of its messages",
+        "SELECT b.id AS row FROM branch b
+         LEFT JOIN (SELECT branch_id, COUNT(*) n, MIN(seq) lo, MAX(seq) hi FROM message GROUP BY branch_id) m
+         ON m.branch_id = b.id WHERE m.n IS NULL OR m.lo <> b.base + 1 OR m.n <> m.hi - b.base",
     ),
     (
         "S2 counts of agents and sessions agree",
         "SELECT a.account_id AS row FROM account a
          WHERE a.agent_count <> (SELECT COUNT(*) FROM agent g WHERE g.account_id = a.account_id)
          OR a.session_count <> (SELECT COUNT(*) FROM session s WHERE s.account_id = a.account_id)",
+    ),
+    (
+        "S3 a session ends with a message, a branch begins behind one",
+        "SELECT 'session ' || s.id AS row FROM session s WHERE s.given > s.head OR s.head <> COALESCE(
+         (SELECT m.seq FROM message m WHERE m.branch_id = s.branch_id AND m.seq = s.head), 0)
+         OR (s.branch_id IS NULL) <> (s.head = 0)
+         UNION ALL SELECT 'branch ' || b.id FROM branch b WHERE b.parent_id IS NOT NULL AND NOT EXISTS
+         (SELECT 1 FROM message m WHERE m.branch_id = b.parent_id AND m.seq = b.base)
+         UNION ALL SELECT 'turn ' || t.completion_id FROM turn t WHERE NOT EXISTS
+         (SELECT 1 FROM message m WHERE m.branch_id = t.branch_id AND m.seq = t.seq)",
+    ),
+    (
+        "S4 no message is kept that no session has",
+        "SELECT m.branch_id AS row FROM (SELECT branch_id, MAX(seq) hi FROM message GROUP BY branch_id) m
+         LEFT JOIN (SELECT branch_id, MAX(head) h FROM session GROUP BY branch_id) s ON s.branch_id = m.branch_id
+         LEFT JOIN (SELECT parent_id, MAX(base) b FROM branch GROUP BY parent_id) c ON c.parent_id = m.branch_id
+         WHERE m.hi <> MAX(COALESCE(s.h, 0), COALESCE(c.b, 0))",
+    ),
+    (
+        "S5 nothing is shared between agents",
+        "WITH RECURSIVE way (session_id, branch_id) AS (SELECT id, branch_id FROM session WHERE branch_id IS NOT NULL
+         UNION ALL SELECT w.session_id, b.parent_id FROM way w JOIN branch b ON b.id = w.branch_id
+         WHERE b.parent_id IS NOT NULL)
+         SELECT w.branch_id AS row FROM way w JOIN session s ON s.id = w.session_id GROUP BY w.branch_id
+         HAVING MIN(s.account_id || ' ' || s.agent_id) <> MAX(s.account_id || ' ' || s.agent_id)",
+    ),
+    (
+        "S6 sessions are found by the notes they have",
+        "SELECT s.id AS row FROM session s WHERE s.metadata IS NOT NULL AND NOT
+         (SELECT COUNT(*) FROM json_each(s.metadata)) = (SELECT COUNT(*) FROM json_each(s.metadata) j
+         CROSS JOIN session_metadata m WHERE m.session_id = s.id AND m.name = j.key AND m.value = j.value
+         AND +m.account_id = s.account_id)
+         UNION ALL SELECT m.session_id FROM session_metadata m JOIN session s ON s.id = m.session_id
+         WHERE NOT EXISTS (SELECT 1 FROM json_each(s.metadata) j WHERE j.key = m.name)",
     ),
 ];
 
@@ -107,13 +144,14 @@ struct Offender {
 /// Runs every check on one consistent view of the database.
 pub fn run(conn: &mut SqliteConnection) -> QueryResult<Report> {
     conn.transaction(|conn| {
-        let mut checks = Vec::with_capacity(INVARIANTS.len() + 1);
+        let mut checks = Vec::with_capacity(INVARIANTS.len() + 2);
         for (name, query) in INVARIANTS {
             let query = format!("SELECT CAST(row AS TEXT) AS row FROM ({query})");
             let rows: Vec<Offender> = diesel::sql_query(query).load(conn)?;
             checks.push(check(name, rows.into_iter().map(|offender| offender.row).collect()));
         }
         checks.push(check("H1 the chain of hashes is whole", broken_links(conn)?));
+        checks.push(check("H2 what is shared is what was said", shared::changed(conn)?));
         Ok(Report { ok: checks.iter().all(|check| check.violations == 0), checks })
     })
 }

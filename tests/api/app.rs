@@ -385,6 +385,15 @@ impl App {
         self.start_again();
     }
 
+    /// Stops the server properly, does something to its data, and starts it again.
+    pub fn restart_with(mut self, change: impl FnOnce(&Self)) -> Self {
+        self.terminate();
+        assert_eq!(self.wait_for_exit().code(), Some(0), "the log says:\n{}", self.log());
+        change(&self);
+        self.start_again();
+        self
+    }
+
     /// A second process on the same data directory, not yet started.
     pub fn second_process(&self) -> Command {
         command(&self.setup, &self.upstream, &self.dir, "second.json")

@@ -175,3 +175,15 @@ fn open(file: &Path) -> SqliteConnection {
     conn.batch_execute("PRAGMA busy_timeout = 30000").expect("the connection can be set up");
     conn
 }
+
+/// Changes the database past the server.
+pub fn change(app: &App, statement: &str) {
+    open(&app.data().join("switchboard.db")).batch_execute(statement).expect("a change");
+}
+
+/// The one number that a query tells.
+pub fn number(app: &App, query: &str) -> i64 {
+    let mut conn = open(&app.data().join("switchboard.db"));
+    let query = format!("SELECT ({query}) AS amount");
+    diesel::sql_query(query).get_result::<Amount>(&mut conn).expect("a number").amount
+}

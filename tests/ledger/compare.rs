@@ -50,12 +50,12 @@ const BOOKS: [Line; 12] = [
     (
         "turn",
         "s.account_id, s.agent_id, s.name, t.seq, t.completion_id, t.hold_id, t.status, t.metadata, t.created_at",
-        "turn t JOIN session s ON s.id = t.session_id",
+        "turn t JOIN session s ON s.branch_id = t.branch_id",
     ),
     (
         "message",
         "s.account_id, s.agent_id, s.name, m.seq, m.turn_seq, m.body",
-        "message m JOIN session s ON s.id = m.session_id",
+        "message m JOIN session s ON s.branch_id = m.branch_id",
     ),
     (
         "request",

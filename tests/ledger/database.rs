@@ -127,6 +127,7 @@ impl Database {
             agent_count: 0,
             session_count: 0,
             created_at: now,
+            retention_days: None,
         };
         account::insert(self.conn(), &row).expect("an account");
     }
@@ -205,7 +206,11 @@ fn run(conn: &mut SqliteConnection, step: &Move, now: i64, own_epoch: i64) -> Re
         Move::DeleteAgent { agent: id } => {
             let owner = agent::find(conn, id)?.map(|own| own.account);
             Outcome::Changed(match owner {
-                Some(owner) => agent::delete(conn, owner.as_str(), id)?,
+                Some(owner) => {
+                    let gone = agent::delete(conn, owner.as_str(), id)?;
+                    session::delete_of_agent(conn, owner.as_str(), id, i64::MAX)?;
+                    gone
+                }
                 None => false,
             })
         }

@@ -67,6 +67,9 @@ impl Model {
         if self.holds.iter().any(named) {
             return Outcome::Refused(Refusal::Constraint);
         }
+        if !self.agents[&wish.at.agent].alive && !self.sessions.contains_key(&wish.at) {
+            return Outcome::Refused(Refusal::AgentGone);
+        }
         self.take_name(wish);
         if let Some(mut budget) = budget {
             let rolled = self.budgets.get(&wish.key).is_some_and(|before| before.period != budget.period);

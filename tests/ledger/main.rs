@@ -25,7 +25,7 @@ const STEPS: u64 = 200;
 const SHARES: u64 = 8;
 
 /// What has to come about in each share of the normal run, or the run proves less than it says.
-const REMARKABLE: [&str; 45] = [
+const REMARKABLE: [&str; 46] = [
     "a batch was lost with its process",
     "a batch was made again piece by piece",
     "a budget began anew",
@@ -62,6 +62,7 @@ const REMARKABLE: [&str; 45] = [
     "asked again: Unknown",
     "marks grew",
     "marks that shrank were ignored",
+    "refused: AgentGone",
     "refused: Balance",
     "refused: BelowNothing",
     "refused: BeyondMoney",

@@ -233,6 +233,9 @@ impl Model {
                 Outcome::Done
             }
             Move::DeleteAgent { agent } => Outcome::Changed(self.delete_agent(agent)),
+            Move::OpenSession { at } if !self.agents[&at.agent].alive && !self.sessions.contains_key(at) => {
+                Outcome::Refused(Refusal::AgentGone)
+            }
             Move::OpenSession { at } => Outcome::Changed(self.ensure_session(at, true)),
             Move::DeleteSession { at } => {
                 let gone = self.sessions.remove(at).is_some();

@@ -177,6 +177,8 @@ pub enum Refusal {
         needed: i64,
         available: i64,
     },
+    /// Nobody is there to answer.
+    AgentGone,
     /// A cost that no account could ever pay.
     BeyondMoney,
     /// Less than nothing would be left.

@@ -24,6 +24,7 @@ pub fn refusal(refused: WriteError) -> Refusal {
         WriteError::Refused(Error::Internal(text)) if text.contains("beyond all money") => {
             Refusal::BeyondMoney
         }
+        WriteError::Refused(Error::ModelNotFound(_)) => Refusal::AgentGone,
         WriteError::Refused(Error::Invalid(_)) => Refusal::BelowNothing,
         WriteError::Refused(Error::Mismatch(_)) => Refusal::OtherPayment,
         WriteError::Refused(Error::IdempotencyInProgress) => Refusal::Running,
@@ -73,6 +74,7 @@ pub fn settlement(end: &Settle) -> Settlement {
         reply: turn.reply.clone(),
         completeness: if turn.complete { Completeness::Complete } else { Completeness::Incomplete },
         metadata: turn.metadata.clone(),
+        opening: None,
     };
     Settlement {
         usage: end.usage,

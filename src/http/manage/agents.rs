@@ -19,6 +19,7 @@ use crate::http::error::ApiError;
 use crate::http::query::Query;
 use crate::id::{AccountId, AgentId};
 use crate::provider::Routes;
+use crate::retention;
 use crate::session::Sessions;
 use crate::store::{self, Store};
 use crate::wire::native::objects;
@@ -112,6 +113,9 @@ pub async fn delete(
     }
     agents.forget(&id);
     keyring.forget();
+    sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);
+    retention::delete_sessions_of(&store, tenant.account.as_str(), id.as_str()).await?;
+    // Those that waited found their sessions while they were there; now they find neither agent nor session.
     sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);
     sessions.turns().forget_where(|turn| turn.agent == id);
     Ok(HttpResponse::NoContent().finish())

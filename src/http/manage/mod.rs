@@ -1,7 +1,10 @@
 //! The management API: tenants on their own things, the operator on all of them.
 
+pub mod account;
 pub mod agents;
 pub mod billing;
+pub mod branches;
+pub mod export;
 pub mod health;
 pub mod keys;
 pub mod operator;

@@ -11,7 +11,7 @@ use crate::error::{Error, Invalid};
 use crate::http::access::Operator;
 use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
-use crate::http::manage::keys;
+use crate::http::manage::{account, keys};
 use crate::http::query::Query;
 use crate::id::AccountId;
 use crate::provider::Routes;
@@ -70,6 +70,7 @@ pub async fn new_account(
         agent_count: 0,
         session_count: 0,
         created_at: clock::now_ms(),
+        retention_days: None,
     };
     let first = Given::from(json!({"name": "first key"}));
     let (key, secret) = keys::new_key(KeyKind::Account, Some(&id), None, first)?;
@@ -129,12 +130,17 @@ pub async fn update_account(
         Some(limits) => Some(Limits::parse(&limits, "limits")?.to_json().to_string()),
         None => None,
     };
+    let retention = account::retention(&mut given)?;
     given.finish()?;
     let id = id.into_inner();
     let sought = id.clone();
-    let found = store
-        .write(move |conn| Ok(store::account::update(conn, &sought, status.as_deref(), limits.as_deref())?))
-        .await?;
+    let found = store.write(move |conn| {
+        if let Some(days) = retention {
+            store::account::set_retention(conn, &sought, days)?;
+        }
+        Ok(store::account::update(conn, &sought, status.as_deref(), limits.as_deref())?)
+    });
+    let found = found.await?;
     keyring.forget();
     if !found {
         return Err(Error::NotFound("the account").into());

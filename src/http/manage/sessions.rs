@@ -1,21 +1,25 @@
 //! `/v2/sessions` and `/v2/chats`: conversations as their owner sees them.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::Value;
 
 use crate::agents::Agents;
+use crate::auth::caller::Caller;
 use crate::clock;
 use crate::error::{Error, Invalid};
 use crate::http::access::{SessionReader, Tenant};
-use crate::http::body;
+use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::http::manage::agents::own;
 use crate::http::query::Query;
 use crate::id::SessionName;
-use crate::session::{SessionKey, Sessions};
-use crate::store::session::{Filter, SessionRow};
+use crate::session::{Busy, SessionKey, Sessions};
+use crate::store::session::{Change, SessionRow};
+use crate::store::session_list::Filter;
 use crate::store::{self, Store};
 use crate::wire::native::messages::{Chat, ChatList, Message, MessageList, message_seq};
 use crate::wire::native::objects::Session;
+use crate::wire::openai::chat::session_name;
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -23,8 +27,14 @@ type Answer = Result<HttpResponse, ApiError>;
 const CHAT_MESSAGES_LISTED: i64 = 100;
 /// Messages of one chat.
 const CHAT_MESSAGES: i64 = 1_000;
+/// The longest title, in bytes.
+const MAX_TITLE: usize = 256;
+/// The most notes of a session, and the longest name and value of one, in characters.
+const MAX_NOTES: usize = 16;
+const MAX_NOTE_NAME: usize = 64;
+const MAX_NOTE: usize = 512;
 
-/// `POST /v2/sessions`.
+/// `POST /v2/sessions`: 201, or 200 with the session that has the name already.
 pub async fn create(
     request: HttpRequest,
     tenant: Tenant,
@@ -33,18 +43,72 @@ pub async fn create(
 ) -> Answer {
     let mut given = body::read_object(&request, payload).await?;
     let agent_id = given.required("agent_id", 64)?;
+    let (name, by_server) = new_name(&mut given)?;
+    let change = changes(&mut given)?;
     given.finish()?;
     let agent = own(&tenant, &agent_id, &agents).await?;
-    let (owner, name, now) = (tenant.account.clone(), SessionName::random(), clock::now_ms());
-    let row = store
+    let (owner, now) = (tenant.account.clone(), clock::now_ms());
+    let (row, made) = store
         .write(move |conn| {
-            use store::session::{ensure, find};
-            ensure(conn, owner.as_str(), agent.id.as_str(), name.as_str(), true, now)?;
-            Ok(find(conn, owner.as_str(), agent.id.as_str(), name.as_str())?)
+            use store::session::{change as apply, ensure, find};
+            let made = ensure(conn, owner.as_str(), agent.id.as_str(), name.as_str(), by_server, now)?;
+            let row = find(conn, owner.as_str(), agent.id.as_str(), name.as_str())?;
+            let row =
+                row.ok_or_else(|| Error::Internal("a session that was just made is gone".to_owned()))?;
+            if !made {
+                return Ok((row, false));
+            }
+            Ok((apply(conn, row.id, &change, now)?.unwrap_or(row), true))
         })
         .await?;
-    let row = row.ok_or_else(|| Error::Internal("a session that was just made is not there".to_owned()))?;
-    Ok(HttpResponse::Created().json(Session::from(&row)))
+    let mut answer = if made { HttpResponse::Created() } else { HttpResponse::Ok() };
+    Ok(answer.json(Session::from(&row)))
+}
+
+/// The name of a new session, and whether it is ours.
+pub fn new_name(given: &mut Given) -> Result<(SessionName, bool), Invalid> {
+    match given.text("session_id", 1_024)? {
+        Some(name) => Ok((session_name(&name, "session_id")?, false)),
+        None => Ok((SessionName::random(), true)),
+    }
+}
+
+/// What a call changes of a session, `status` aside.
+pub fn changes(given: &mut Given) -> Result<Change, Invalid> {
+    let title = match given.take_even_null("title") {
+        None => None,
+        Some(Value::Null) => Some(None),
+        Some(Value::String(text)) if text.len() <= MAX_TITLE => {
+            Some(Some(text).filter(|text| !text.is_empty()))
+        }
+        Some(_) => {
+            return Err(Invalid::value(
+                "title",
+                format_args!("expected a string of at most {MAX_TITLE} bytes"),
+            ));
+        }
+    };
+    let metadata = match given.take_even_null("metadata") {
+        None => None,
+        Some(Value::Null) => Some(Vec::new()),
+        Some(notes) => Some(read_notes(&notes)?),
+    };
+    Ok(Change { status: None, title, metadata })
+}
+
+fn read_notes(notes: &Value) -> Result<Vec<(String, String)>, Invalid> {
+    let expected = format!(
+        "expected an object of at most {MAX_NOTES} strings, names up to {MAX_NOTE_NAME} and values up to {MAX_NOTE} characters"
+    );
+    let fields = notes.as_object().filter(|fields| fields.len() <= MAX_NOTES);
+    let fields = fields.ok_or_else(|| Invalid::value("metadata", &expected))?;
+    let one = |(name, value): (&String, &Value)| match value.as_str() {
+        Some(value) if value.chars().count() <= MAX_NOTE && name.chars().count() <= MAX_NOTE_NAME => {
+            Ok((name.clone(), value.to_owned()))
+        }
+        _ => Err(Invalid::value(format!("metadata.{name}"), &expected)),
+    };
+    fields.iter().map(one).collect()
 }
 
 /// `GET /v2/sessions`.
@@ -53,18 +117,27 @@ pub async fn list(reader: SessionReader, query: Query, store: web::Data<Store>) 
     Ok(HttpResponse::Ok().json(rows.iter().map(Session::from).collect::<Vec<_>>()))
 }
 
+/// The agent that a list of sessions is about, if it is about one.
+pub fn chosen_agent(reader: &Caller, query: &Query) -> Result<Option<String>, Error> {
+    match (&reader.agent, query.text("agent_id")) {
+        (Some(own), Some(named)) if named != own.as_str() => Err(Error::NotFound("the agent")),
+        (Some(own), _) => Ok(Some(own.to_string())),
+        (None, named) => Ok(named.map(str::to_owned)),
+    }
+}
+
 async fn listed(reader: &SessionReader, query: &Query, store: &Store) -> Result<Vec<SessionRow>, Error> {
     let status = query.text("status").map(str::to_owned);
     if status.as_deref().is_some_and(|status| !matches!(status, "active" | "archived")) {
         return Err(Invalid::value("status", "expected active or archived").into());
     }
-    let agent = match (&reader.agent, query.text("agent_id")) {
-        (Some(own), Some(named)) if named != own.as_str() => return Err(Error::NotFound("the agent")),
-        (Some(own), _) => Some(own.to_string()),
-        (None, named) => named.map(str::to_owned),
-    };
-    let mut filter =
-        Filter { agent: agent.clone(), status, before: None, limit: query.limit()?, offset: query.offset()? };
+    let agent = chosen_agent(reader, query)?;
+    let metadata = query.pairs("metadata");
+    if metadata.len() > MAX_NOTES {
+        return Err(Invalid::value("metadata", format_args!("expected at most {MAX_NOTES} notes")).into());
+    }
+    let (limit, offset) = (query.limit()?, query.offset()?);
+    let mut filter = Filter { agent: agent.clone(), status, metadata, before: None, limit, offset };
     let (owner, after) = (reader.account.clone(), query.text("after").map(str::to_owned));
     let rows = store.read(move |conn| {
         if let Some(after) = after {
@@ -73,7 +146,7 @@ async fn listed(reader: &SessionReader, query: &Query, store: &Store) -> Result<
             let Some(row) = own else { return Ok(None) };
             filter.before = Some(row.id);
         }
-        store::session::list(conn, owner.as_str(), &filter).map(Some)
+        store::session_list::list(conn, owner.as_str(), &filter).map(Some)
     });
     rows.await?.ok_or_else(|| Invalid::value("after", "expected the id of a session").into())
 }
@@ -90,12 +163,10 @@ pub async fn show(
 }
 
 /// The session of that name that the key may see; with `?agent_id=` where two agents have the name.
-async fn find(
-    caller: &crate::auth::caller::Caller,
-    name: &str,
-    query: &Query,
-    store: &Store,
-) -> Result<SessionRow, Error> {
+///
+/// # Errors
+/// [`Error::SessionNotFound`], or that two have the name.
+pub async fn find(caller: &Caller, name: &str, query: &Query, store: &Store) -> Result<SessionRow, Error> {
     let agent = caller.agent.as_ref().map(ToString::to_string).or(query.text("agent_id").map(str::to_owned));
     let (owner, name) = (caller.account.clone(), name.to_owned());
     let mut rows = store
@@ -116,7 +187,7 @@ async fn find(
     }
 }
 
-/// `PATCH /v2/sessions/{id}`.
+/// `PATCH /v2/sessions/{id}`. A turn that runs goes on; what was changed holds for the next one.
 pub async fn update(
     request: HttpRequest,
     tenant: Tenant,
@@ -126,23 +197,21 @@ pub async fn update(
     (store, sessions): (web::Data<Store>, web::Data<Sessions>),
 ) -> Answer {
     let mut given = body::read_object(&request, payload).await?;
-    let status = given.required("status", 16)?;
+    let mut change = changes(&mut given)?;
+    change.status = given.text("status", 16)?;
     given.finish()?;
-    if !matches!(status.as_str(), "active" | "archived") {
+    if change.status.as_deref().is_some_and(|status| !matches!(status, "active" | "archived")) {
         return Err(Invalid::value("status", "expected active or archived").into());
     }
-    let mut row = find(&tenant, &id, &query, &store).await?;
-    let (rowid, now, to) = (row.id, clock::now_ms(), status.clone());
-    let kept = store.write(move |conn| Ok(store::session::set_status(conn, rowid, &to, now)?)).await?;
-    sessions.reload(key(&row), false).await;
-    if !kept {
-        return Err(Error::SessionNotFound.into());
-    }
-    (row.status, row.updated_at) = (status, now);
+    let row = find(&tenant, &id, &query, &store).await?;
+    let (rowid, now) = (row.id, clock::now_ms());
+    let changed = store.write(move |conn| Ok(store::session::change(conn, rowid, &change, now)?)).await?;
+    sessions.reload(key(&row)).await;
+    let row = changed.ok_or(Error::SessionNotFound)?;
     Ok(HttpResponse::Ok().json(Session::from(&row)))
 }
 
-/// `DELETE /v2/sessions/{id}` and `DELETE /v2/chats/{id}`.
+/// `DELETE /v2/sessions/{id}` and `DELETE /v2/chats/{id}`. A turn that runs is ended first, and charged for.
 pub async fn delete(
     tenant: Tenant,
     id: web::Path<String>,
@@ -150,15 +219,23 @@ pub async fn delete(
     (store, sessions): (web::Data<Store>, web::Data<Sessions>),
 ) -> Answer {
     let row = find(&tenant, &id, &query, &store).await?;
-    let gone = row.clone();
-    let deleted = store.write(move |conn| Ok(store::session::delete(conn, &gone)?)).await?;
-    let key = key(&row);
+    let (key, rowid) = (key(&row), row.id);
+    let place = sessions.place(key.clone(), Busy::End).await?;
+    let deleted = store.write(move |conn| {
+        // It is given back after the commit, even if the client does not wait for that.
+        let _held = &place;
+        match store::session::by_id(conn, rowid)? {
+            Some(row) => Ok(store::session::delete(conn, &row)?),
+            None => Ok(false),
+        }
+    });
+    let deleted = deleted.await?;
     sessions.turns().forget_where(|turn| turn.is_of(&key));
-    sessions.reload(key, true).await;
     if deleted { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::SessionNotFound.into()) }
 }
 
-fn key(row: &SessionRow) -> SessionKey {
+/// Which conversation a row is.
+pub fn key(row: &SessionRow) -> SessionKey {
     SessionKey {
         account: row.account_id.as_str().into(),
         agent: row.agent_id.as_str().into(),
@@ -180,30 +257,42 @@ pub async fn messages(
             .ok_or_else(|| Invalid::value("before", "expected the id of a message, such as msg_12"))?,
     };
     let row = find(&reader, &id, &query, &store).await?;
-    let mut rows = store.read(move |conn| store::session::messages(conn, row.id, before, limit + 1)).await?;
+    let rowid = row.id;
+    let mut rows = store.read(move |conn| store::session::messages(conn, &row, before, limit + 1)).await?;
     let page = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > page;
     if has_more {
         rows.remove(0);
     }
     let money = reader.sees_money();
-    let messages = rows.iter().map(|row| Message::new(row, money)).collect();
+    let one = |row| Message::new(row, money).map_err(|cause| damaged(rowid, &cause));
+    let messages = rows.iter().map(one).collect::<Result<_, _>>()?;
     Ok(HttpResponse::Ok().json(MessageList { messages, has_more }))
+}
+
+/// What is stored cannot be read. It concerns one session; the log says which.
+pub fn damaged(rowid: i64, cause: &dyn std::fmt::Display) -> Error {
+    Error::Internal(format!("session {rowid} is damaged: {cause}"))
 }
 
 /// `GET /v2/chats`.
 pub async fn list_chats(reader: SessionReader, query: Query, store: web::Data<Store>) -> Answer {
     let rows = listed(&reader, &query, &store).await?;
     // The number of all sessions is kept; others are not counted.
-    let filtered =
-        reader.agent.is_some() || query.text("agent_id").is_some() || query.text("status").is_some();
+    let filtered = reader.agent.is_some()
+        || ["agent_id", "status"].iter().any(|name| query.text(name).is_some())
+        || !query.pairs("metadata").is_empty();
     let owner = reader.account.clone();
     let (chats, total) = store
         .read(move |conn| {
             let mut chats = Vec::with_capacity(rows.len());
             for row in &rows {
-                let messages = store::session::messages(conn, row.id, i64::MAX, CHAT_MESSAGES_LISTED)?;
-                chats.push(Chat::new(row, &messages));
+                let messages = store::session::messages(conn, row, i64::MAX, CHAT_MESSAGES_LISTED)?;
+                chats.push(Chat::new(row, &messages).unwrap_or_else(|cause| {
+                    // The others can be read all the same.
+                    tracing::error!(session = row.id, %cause, "a stored session is damaged");
+                    Chat::damaged(row)
+                }));
             }
             let total = store::account::find(conn, owner.as_str())?.map(|row| row.session_count);
             Ok((chats, total.filter(|_| !filtered)))
@@ -220,8 +309,9 @@ pub async fn show_chat(
     store: web::Data<Store>,
 ) -> Answer {
     let row = find(&reader, &id, &query, &store).await?;
-    let rowid = row.id;
+    let read = row.clone();
     let messages =
-        store.read(move |conn| store::session::messages(conn, rowid, i64::MAX, CHAT_MESSAGES)).await?;
-    Ok(HttpResponse::Ok().json(Chat::new(&row, &messages)))
+        store.read(move |conn| store::session::messages(conn, &read, i64::MAX, CHAT_MESSAGES)).await?;
+    let chat = Chat::new(&row, &messages).map_err(|cause| damaged(row.id, &cause))?;
+    Ok(HttpResponse::Ok().json(chat))
 }

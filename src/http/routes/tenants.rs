@@ -5,14 +5,18 @@ use serde_json::{Value, json};
 
 use crate::conversation::agent::Definition;
 use crate::http::endpoint::{Endpoint, Keys, Parameter, delete, get, patch, post, put, query};
-use crate::http::manage::{agents as agent, billing, keys as key, own_providers, webhooks as webhook};
+use crate::http::manage::{
+    account, agents as agent, billing, keys as key, own_providers, webhooks as webhook,
+};
 use crate::http::query::{limit, offset};
 use crate::wire::native::ledger::{TransactionList, UsageReport};
 use crate::wire::native::objects::{
-    Agent, AgentList, Balance, Key, KeyList, MadeKey, MadeWebhook, WebhookList,
+    Agent, AgentList, Balance, Key, KeyList, MadeKey, MadeWebhook, OwnAccount, WebhookList,
 };
 use crate::wire::native::providers::{OwnProvider, OwnProviderList};
-use crate::wire::native::requests::{KeyChange, NewAccountKey, NewAgentKey, NewOwnProvider, NewWebhook};
+use crate::wire::native::requests::{
+    KeyChange, NewAccountKey, NewAgentKey, NewOwnProvider, NewWebhook, OwnAccountChange,
+};
 
 const OK: StatusCode = StatusCode::OK;
 
@@ -62,6 +66,15 @@ pub fn keys() -> Vec<Endpoint> {
             .about("It ends at once, its running turns too.")
             .by(Keys::Account)
             .nothing(StatusCode::NO_CONTENT, "It has ended."),
+        get("/v2/account", account::show, "Show the account")
+            .by(Keys::Account)
+            .answers::<OwnAccount>(OK, "The account.")
+            .fails(&[404]),
+        patch("/v2/account", account::update, "Set how long sessions are kept")
+            .by(Keys::Account)
+            .takes::<OwnAccountChange>(json!({"retention_days": 90}))
+            .answers::<OwnAccount>(OK, "The account as it is now.")
+            .fails(&[404]),
         post("/v2/account/api-keys", key::create_for_account, "Make an account key")
             .by(Keys::Account)
             .takes::<NewAccountKey>(json!({"name": "reports", "scopes": ["usage:read"]}))

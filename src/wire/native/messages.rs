@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::clock::rfc3339;
 use crate::store::session::{MessageRow, SessionRow};
@@ -59,8 +59,11 @@ pub struct MessageUsage {
 
 impl Message {
     /// The message of `row`, with its cost if the key sees `money`.
-    pub fn new(row: &MessageRow, money: bool) -> Self {
-        let body: Value = serde_json::from_str(&row.body).unwrap_or_default();
+    ///
+    /// # Errors
+    /// When what is stored is no JSON.
+    pub fn new(row: &MessageRow, money: bool) -> serde_json::Result<Self> {
+        let body = body(row)?;
         let field = |name: &str| body[name].clone();
         let mut message = Self {
             id: message_id(row.seq),
@@ -73,7 +76,7 @@ impl Message {
             refusal: field("refusal"),
             ..Self::default()
         };
-        let Some(answer) = &row.answer else { return message };
+        let Some(answer) = &row.answer else { return Ok(message) };
         message.status = Some(answer.status.clone());
         message.metadata = answer.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());
         if let (Some(prompt), Some(output)) = (answer.prompt, answer.output) {
@@ -82,7 +85,63 @@ impl Message {
                 Some(MessageUsage { prompt_tokens: prompt, completion_tokens: output, total_tokens: total });
         }
         message.cost = answer.charged.filter(|_| money).map(Usd::from);
-        message
+        Ok(message)
+    }
+}
+
+fn body(row: &MessageRow) -> serde_json::Result<Value> {
+    let body = serde_json::from_str::<Map<String, Value>>(&row.body);
+    let named = |cause: serde_json::Error| serde::de::Error::custom(format!("message {}: {cause}", row.seq));
+    body.map(Value::Object).map_err(named)
+}
+
+/// A message with everything that there is of it: a line of an export.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ExportedMessage {
+    session_id: String,
+    agent_id: String,
+    #[serde(flatten)]
+    message: Message,
+    /// On answers of a turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_id: Option<String>,
+    /// What else was sent or received.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl ExportedMessage {
+    /// The message of `row`, which `session` has.
+    ///
+    /// # Errors
+    /// When what is stored is no JSON.
+    pub fn new(session: &SessionRow, row: &MessageRow, money: bool) -> serde_json::Result<Self> {
+        /// Names that the line has already.
+        const TAKEN: [&str; 14] = [
+            "session_id",
+            "agent_id",
+            "completion_id",
+            "id",
+            "role",
+            "content",
+            "created_at",
+            "name",
+            "tool_calls",
+            "tool_call_id",
+            "refusal",
+            "status",
+            "usage",
+            "cost",
+        ];
+        let mut rest: Map<String, Value> = serde_json::from_value(body(row)?)?;
+        rest.retain(|name, _| !TAKEN.contains(&name.as_str()) && name != "metadata");
+        Ok(Self {
+            session_id: session.name.clone(),
+            agent_id: session.agent_id.clone(),
+            message: Message::new(row, money)?,
+            completion_id: row.answer.as_ref().map(|answer| answer.completion_id.clone()),
+            rest,
+        })
     }
 }
 
@@ -101,6 +160,9 @@ pub struct Chat {
     #[serde(flatten)]
     session: Session,
     messages: Vec<ChatMessage>,
+    /// In a list: what is stored of it cannot be read.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    damaged: bool,
 }
 
 /// A message, in short.
@@ -114,16 +176,25 @@ pub struct ChatMessage {
 
 impl Chat {
     /// The session of `row` with these messages.
-    pub fn new(row: &SessionRow, messages: &[MessageRow]) -> Self {
+    ///
+    /// # Errors
+    /// When what is stored is no JSON.
+    pub fn new(row: &SessionRow, messages: &[MessageRow]) -> serde_json::Result<Self> {
         let short = |message: &MessageRow| {
-            let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
-            ChatMessage {
+            let body = body(message)?;
+            Ok(ChatMessage {
                 role: body["role"].clone(),
                 content: body["content"].clone(),
                 timestamp: message.created_at.into(),
-            }
+            })
         };
-        Self { session: row.into(), messages: messages.iter().map(short).collect() }
+        let messages = messages.iter().map(short).collect::<serde_json::Result<_>>()?;
+        Ok(Self { session: row.into(), messages, damaged: false })
+    }
+
+    /// The session of `row`, whose messages cannot be read.
+    pub fn damaged(row: &SessionRow) -> Self {
+        Self { session: row.into(), messages: Vec::new(), damaged: true }
     }
 }
 

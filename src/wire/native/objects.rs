@@ -163,6 +163,8 @@ pub struct Account {
     limits: Value,
     agent_count: i64,
     session_count: i64,
+    /// Sessions idle for longer are deleted; null for never.
+    retention_days: Option<i64>,
     created_at: Time,
     #[serde(flatten)]
     balance: Balance,
@@ -177,8 +179,37 @@ impl From<&AccountRow> for Account {
             limits: limits::Limits::stored(&row.limits).to_json(),
             agent_count: row.agent_count,
             session_count: row.session_count,
+            retention_days: row.retention_days,
             created_at: row.created_at.into(),
             balance: row.into(),
+        }
+    }
+}
+
+/// An account, as it sees itself.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct OwnAccount {
+    id: String,
+    name: String,
+    /// `active` or `suspended`.
+    status: String,
+    agent_count: i64,
+    session_count: i64,
+    /// Sessions idle for longer are deleted; null for never.
+    retention_days: Option<i64>,
+    created_at: Time,
+}
+
+impl From<&AccountRow> for OwnAccount {
+    fn from(row: &AccountRow) -> Self {
+        Self {
+            id: row.account_id.clone(),
+            name: row.name.clone(),
+            status: row.status.clone(),
+            agent_count: row.agent_count,
+            session_count: row.session_count,
+            retention_days: row.retention_days,
+            created_at: row.created_at.into(),
         }
     }
 }
@@ -305,6 +336,11 @@ pub struct Session {
     /// Unique in its account and agent.
     id: String,
     agent_id: String,
+    /// What the user said first, in short, unless it was set.
+    title: Option<String>,
+    /// The tenant's own notes.
+    #[schemars(with = "std::collections::BTreeMap<String, String>")]
+    metadata: Value,
     /// `active` or `archived`.
     status: String,
     message_count: i64,
@@ -317,6 +353,8 @@ impl From<&SessionRow> for Session {
         Self {
             id: row.name.clone(),
             agent_id: row.agent_id.clone(),
+            title: row.title.clone(),
+            metadata: stored(row.metadata.as_deref().unwrap_or("{}")),
             status: row.status.clone(),
             message_count: row.head,
             created_at: row.created_at.into(),

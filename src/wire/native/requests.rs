@@ -136,14 +136,81 @@ pub struct NewSession {
     /// Whose it is to be.
     #[schemars(length(min = 1, max = 64))]
     pub agent_id: String,
+    /// What to call it; a random name by default.
+    pub session_id: Option<SessionName>,
+    /// What people see; by default what the user says first, in short.
+    pub title: Option<Title>,
+    /// Notes of your own, by which it can be found.
+    pub metadata: Option<Notes>,
 }
 
-/// A session's new state.
+/// A name for a session.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("pattern" = r"^[A-Za-z0-9_.:-]{1,128}$", "examples" = ["ada:1"]))]
+pub struct SessionName(pub String);
+
+/// A title of at most 256 bytes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("maxLength" = 64, "examples" = ["The weather"]))]
+pub struct Title(pub String);
+
+/// At most 16 strings, their names up to 64 and they up to 512 characters long.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend(
+    "maxProperties" = 16,
+    "propertyNames" = serde_json::json!({"maxLength": 64}),
+    "additionalProperties" = serde_json::json!({"type": "string", "maxLength": 512}),
+    "examples" = [serde_json::json!({"user": "42"})]
+))]
+pub struct Notes(pub std::collections::BTreeMap<String, String>);
+
+/// Changes of a session: absent fields stay, null clears title and notes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SessionChange {
     /// An archived one takes no more turns.
-    pub status: SessionStatus,
+    pub status: Option<SessionStatus>,
+    /// What people see.
+    pub title: Option<Title>,
+    /// In the place of the former ones, as a whole.
+    pub metadata: Option<Notes>,
+}
+
+/// A session that has the beginning of another.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionFork {
+    /// The last message that it has; by default the last one that there is.
+    pub message_id: Option<MessageId>,
+    /// What to call it; a random name by default.
+    pub session_id: Option<SessionName>,
+    /// The other's by default.
+    pub title: Option<Title>,
+    /// The other's by default.
+    pub metadata: Option<Notes>,
+}
+
+/// What of a session stays.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionCut {
+    /// The last message that stays; null for none.
+    #[schemars(required)]
+    pub after: Option<MessageId>,
+}
+
+/// The id of a message.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("pattern" = "^msg_[1-9][0-9]{0,17}$", "examples" = ["msg_12"]))]
+pub struct MessageId(pub String);
+
+/// Changes of one's own account: absent fields stay.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OwnAccountChange {
+    /// Sessions idle for longer are deleted for good; null for never.
+    #[schemars(range(min = 1, max = 36_500))]
+    pub retention_days: Option<i64>,
 }
 
 /// States of a session.
@@ -214,6 +281,9 @@ pub struct AccountChange {
     pub status: Option<AccountStatus>,
     /// In the place of the former ones, as a whole; null for the server's.
     pub limits: Option<Limits>,
+    /// Sessions idle for longer are deleted for good; null for never.
+    #[schemars(range(min = 1, max = 36_500))]
+    pub retention_days: Option<i64>,
 }
 
 /// States of an account.
