@@ -9,8 +9,19 @@ use super::parse::{self, Body, Limits};
 use super::server::{Server, Who};
 use super::{Plan, output};
 
-const FIRST: &[&str] =
-    &["id", "name", "status", "available", "held", "balance", "limits", "created_at", "updated_at", "key"];
+const FIRST: &[&str] = &[
+    "id",
+    "name",
+    "status",
+    "available",
+    "held",
+    "balance",
+    "limits",
+    "retention_days",
+    "created_at",
+    "updated_at",
+    "key",
+];
 const COLUMNS: &[&str] = &["id", "name", "status", "balance", "available", "held", "created_at"];
 
 /// Tenants: create them, suspend them, set their limits.
@@ -70,6 +81,15 @@ pub(super) enum Action {
         #[arg(value_parser = parse::id)]
         id: String,
     },
+    /// Set after how many idle days a tenant's sessions are deleted for good
+    Retention {
+        /// The account (acct_…)
+        #[arg(value_parser = parse::id)]
+        id: String,
+        /// Days, or none to keep sessions for ever
+        #[arg(value_parser = parse::count)]
+        days: parse::Settable<u64>,
+    },
     /// Set how much a tenant may do
     ///
     /// The given limits replace the former ones as a whole: what is not given falls back to the server's default.
@@ -105,6 +125,7 @@ impl Action {
             Self::Show { id } => Plan::new(Call::get(Who::Operator, &["admin", "accounts", &id]), show),
             Self::Suspend { id } => patch(&id, Body::default().set("status", Some("suspended"))),
             Self::Activate { id } => patch(&id, Body::default().set("status", Some("active"))),
+            Self::Retention { id, days } => patch(&id, Body::default().set("retention_days", Some(days))),
             Self::Limits { id, limits, reset } => {
                 let limits = limits.body();
                 if limits.is_empty() != reset {

@@ -1,9 +1,14 @@
 //! One call of the management API: what is asked, and what comes back.
 
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use awc::ClientResponse;
+use awc::error::PayloadError;
 use awc::http::Method;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde_json::Value;
 
 use super::parse::Body;
@@ -15,6 +20,11 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The largest answer that is read.
 const BODY_LIMIT: usize = 32 << 20;
+
+/// What the bodies of answers are made of.
+trait Pieces: Stream<Item = Result<Bytes, PayloadError>> + Unpin {}
+
+impl<S: Stream<Item = Result<Bytes, PayloadError>> + Unpin> Pieces for S {}
 
 /// One request of the management API.
 pub(super) struct Call {
@@ -117,7 +127,31 @@ impl Server {
         }
     }
 
+    /// Makes one call and writes the answer to `out` as it comes. A reader that has seen enough is no error.
+    pub(super) fn copy(&self, call: &Call, out: &mut dyn Write) -> anyhow::Result<()> {
+        let token = self.token(call.who)?;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        actix_rt::System::new().block_on(async {
+            let mut response = self.ask(call, &token).await?;
+            if !response.status().is_success() {
+                return self.read(call, &token, response).await.map(drop);
+            }
+            while let Some(piece) = response.next().await {
+                match out.write_all(&piece.context("the answer broke off")?) {
+                    Err(fault) if fault.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                    written => written.context("cannot write the answer")?,
+                }
+            }
+            Ok(out.flush()?)
+        })
+    }
+
     async fn send(&self, call: &Call, token: &Token) -> anyhow::Result<Reply> {
+        let response = self.ask(call, token).await?;
+        self.read(call, token, response).await
+    }
+
+    async fn ask(&self, call: &Call, token: &Token) -> anyhow::Result<ClientResponse<impl Pieces>> {
         let client = awc::Client::builder().disable_redirects().timeout(TIMEOUT).finish();
         let url = format!("{}{}", self.url(), call.target);
         let request = client
@@ -128,13 +162,23 @@ impl Server {
             Some(body) => request.send_json(body).await,
             None => request.send().await,
         };
-        let response = sent.map_err(|fault| {
+        sent.map_err(|fault| {
             anyhow!(
                 "cannot reach the server at {}: {fault}\nis it running? `switchboard serve` starts it; --url or \
                  SWITCHBOARD_URL says where it is",
                 self.url()
             )
-        })?;
+        })
+    }
+
+    /// Reads a whole answer.
+    async fn read(
+        &self,
+        call: &Call,
+        token: &Token,
+        response: ClientResponse<impl Pieces>,
+    ) -> anyhow::Result<Reply> {
+        let url = format!("{}{}", self.url(), call.target);
         let mut response = response.timeout(TIMEOUT);
         let status = response.status();
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
@@ -186,7 +230,7 @@ impl Refusal {
 }
 
 /// Percent-encodes one part of a path or of a query.
-fn encoded(part: &str) -> String {
+pub(super) fn encoded(part: &str) -> String {
     if part == "." || part == ".." {
         // Sessions may be called so; bare, they would be read as steps in the path.
         return part.replace('.', "%2E");

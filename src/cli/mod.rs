@@ -52,11 +52,18 @@ struct Plan {
     view: Box<dyn Fn(&Reply) -> String>,
     /// Whether the answer is good news; if not, the exit code is 1.
     good: fn(&Reply) -> bool,
+    /// Whether the answer is printed as it comes, however long it is.
+    as_it_comes: bool,
 }
 
 impl Plan {
     fn new(call: Call, view: impl Fn(&Reply) -> String + 'static) -> Self {
-        Self { call, view: Box::new(view), good: |_| true }
+        Self { call, view: Box::new(view), good: |_| true, as_it_comes: false }
+    }
+
+    /// What the server sends is printed as it comes.
+    fn as_it_comes(call: Call) -> Self {
+        Self { as_it_comes: true, ..Self::new(call, Reply::raw) }
     }
 }
 
@@ -87,6 +94,10 @@ pub fn run(command: Manage) -> anyhow::Result<ExitCode> {
 /// Makes the call of a plan and prints the answer. Beside the outcome: whether JSON was asked for.
 fn perform(server: Server, plan: anyhow::Result<Plan>) -> (bool, anyhow::Result<ExitCode>) {
     let done = plan.and_then(|plan| {
+        if plan.as_it_comes {
+            server.copy(&plan.call, &mut std::io::stdout().lock())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let reply = server.call(&plan.call)?;
         output::print(&if server.json { reply.raw() } else { (plan.view)(&reply) })?;
         Ok(if (plan.good)(&reply) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -3,12 +3,14 @@
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::client::{Call, Reply};
+use super::client::{Call, Reply, encoded};
 use super::parse::{self, Body};
 use super::server::{Server, Who};
 use super::{Plan, output};
 
-const FIRST: &[&str] = &["id", "agent_id", "status", "message_count", "created_at", "updated_at"];
+const FIRST: &[&str] =
+    &["id", "agent_id", "title", "status", "message_count", "metadata", "created_at", "updated_at"];
+const OWN: &[&str] = &["id", "name", "retention_days", "session_count"];
 /// How many sessions the server lists when it is not told.
 const DEFAULT_LIMIT: u64 = 50;
 
@@ -19,6 +21,9 @@ Examples:
   switchboard session list --agent ag_… --status active
   switchboard session messages sess_… --limit 20
   switchboard session archive sess_…
+  switchboard session list --metadata user=42
+  switchboard session fork sess_… --message msg_4
+  switchboard session export > everything.jsonl
 
 These commands need an account key.")]
 pub struct Session {
@@ -38,6 +43,9 @@ pub(super) enum Action {
         /// Only those with this status
         #[arg(long)]
         status: Option<Status>,
+        /// Only those with this note; may be given again
+        #[arg(long, value_name = "NAME=VALUE", value_parser = parse::text_pair)]
+        metadata: Vec<(String, String)>,
         /// How many to show, 1 to 100 [default: 50]
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
@@ -48,8 +56,65 @@ pub(super) enum Action {
         #[arg(long, value_name = "SESSION", value_parser = parse::id)]
         after: Option<String>,
     },
+    /// Make a session; one of that name that is there already is shown
+    Create {
+        /// The agent it is with
+        #[arg(long, value_name = "AGENT", value_parser = parse::id)]
+        agent: String,
+        /// What to call it [default: a random name]
+        #[arg(long, value_name = "SESSION", value_parser = parse::id)]
+        name: Option<String>,
+        #[command(flatten)]
+        notes: Notes,
+    },
     /// Show one session
     Show(Which),
+    /// Change a session's title and notes
+    Set {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        notes: Notes,
+    },
+    /// Make a session that has the beginning of another
+    Fork {
+        #[command(flatten)]
+        which: Which,
+        /// The last message that it has [default: all]
+        #[arg(long, value_name = "MESSAGE", value_parser = parse::id)]
+        message: Option<String>,
+        /// What to call it [default: a random name]
+        #[arg(long, value_name = "SESSION", value_parser = parse::id)]
+        name: Option<String>,
+        #[command(flatten)]
+        notes: Notes,
+    },
+    /// Take back what came after a message; what was charged stays charged
+    Truncate {
+        #[command(flatten)]
+        which: Which,
+        /// The last message that stays
+        #[arg(long, value_name = "MESSAGE", value_parser = parse::id, required_unless_present = "all")]
+        after: Option<String>,
+        /// Take everything back
+        #[arg(long, conflicts_with = "after")]
+        all: bool,
+    },
+    /// Print every message as a line of JSON: of one session, else of all
+    Export {
+        /// The session; all sessions if it is left out
+        #[arg(value_parser = parse::id)]
+        id: Option<String>,
+        /// Only those of this agent
+        #[arg(long, value_name = "AGENT", value_parser = parse::id)]
+        agent: Option<String>,
+    },
+    /// Show or set after how many idle days sessions are deleted for good
+    Retention {
+        /// Days, or none to keep sessions for ever
+        #[arg(value_parser = parse::count)]
+        days: Option<parse::Settable<u64>>,
+    },
     /// Show what was said, oldest message first; the newest page unless --before
     Messages {
         #[command(flatten)]
@@ -67,6 +132,26 @@ pub(super) enum Action {
     Reopen(Which),
     /// Delete a session and its messages; its billing records stay
     Delete(Which),
+}
+
+/// What people and programs know a session by.
+#[derive(Args)]
+#[group(skip)]
+pub(super) struct Notes {
+    /// Its title
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
+    /// A note of yours; may be given again. The given ones replace all former ones
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse::text_pair)]
+    metadata: Vec<(String, String)>,
+}
+
+impl Notes {
+    fn put(self, body: Body) -> Body {
+        let notes: serde_json::Map<String, Value> =
+            self.metadata.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+        body.set("title", self.title).set_all("metadata", notes)
+    }
 }
 
 /// One session.
@@ -101,6 +186,11 @@ impl Which {
         Call::get(Who::Account, &["v2", "sessions", &self.id]).query("agent_id", self.agent.as_deref())
     }
 
+    /// Says which agent's session is meant.
+    fn aim(&self, call: Call) -> Call {
+        call.query("agent_id", self.agent.as_deref())
+    }
+
     fn turn(&self, status: Status) -> Plan {
         let body = Body::default().set("status", Some(status.name()));
         let call = Call::patch(Who::Account, &["v2", "sessions", &self.id], body);
@@ -111,17 +201,49 @@ impl Which {
 impl Action {
     pub(super) fn plan(self) -> Plan {
         match self {
-            Self::List { agent, status, limit, offset, after } => {
+            Self::List { agent, status, metadata, limit, offset, after } => {
                 let call = Call::get(Who::Account, &["v2", "sessions"])
                     .query("agent_id", agent)
                     .query("status", status.map(Status::name))
                     .query("limit", limit)
                     .query("offset", offset)
                     .query("after", after);
+                let add = |call: Call, (name, value): (String, String)| {
+                    call.query(&format!("metadata%5B{}%5D", encoded(&name)), Some(value))
+                };
+                let call = metadata.into_iter().fold(call, add);
                 let page = limit.unwrap_or(DEFAULT_LIMIT);
                 Plan::new(call, move |reply| list(reply, page))
             }
+            Self::Create { agent, name, notes } => {
+                let body = Body::default().set("agent_id", Some(agent)).set("session_id", name);
+                Plan::new(Call::post(Who::Account, &["v2", "sessions"], notes.put(body)), show)
+            }
             Self::Show(which) => Plan::new(which.show(), show),
+            Self::Set { which, notes } => {
+                let body = notes.put(Body::default());
+                Plan::new(which.aim(Call::patch(Who::Account, &["v2", "sessions", &which.id], body)), show)
+            }
+            Self::Fork { which, message, name, notes } => {
+                let body = Body::default().set("message_id", message).set("session_id", name);
+                let path = ["v2", "sessions", &which.id, "fork"];
+                Plan::new(which.aim(Call::post(Who::Account, &path, notes.put(body))), show)
+            }
+            Self::Truncate { which, after, all: _ } => {
+                let body = Body::default().set("after", Some(parse::Settable(after)));
+                let path = ["v2", "sessions", &which.id, "truncate"];
+                Plan::new(which.aim(Call::post(Who::Account, &path, body)), show)
+            }
+            Self::Export { id, agent } => {
+                let path: Vec<&str> =
+                    ["v2", "sessions"].into_iter().chain(id.as_deref()).chain(["export"]).collect();
+                Plan::as_it_comes(Call::get(Who::Account, &path).query("agent_id", agent))
+            }
+            Self::Retention { days: None } => Plan::new(Call::get(Who::Account, &["v2", "account"]), own),
+            Self::Retention { days } => {
+                let body = Body::default().set("retention_days", days);
+                Plan::new(Call::patch(Who::Account, &["v2", "account"], body), own)
+            }
             Self::Messages { which, limit, before } => {
                 let call = Call::get(Who::Account, &["v2", "sessions", &which.id, "messages"])
                     .query("agent_id", which.agent)
@@ -138,6 +260,10 @@ impl Action {
             }
         }
     }
+}
+
+fn own(reply: &Reply) -> String {
+    output::details(OWN, &reply.value)
 }
 
 fn show(reply: &Reply) -> String {

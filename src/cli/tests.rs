@@ -196,6 +196,22 @@ fn prices_sessions_and_usage_follow_the_contract() {
         archive,
         (Who::Account, "PATCH /v2/sessions/mine:1?agent_id=ag_1".into(), json!({ "status": "archived" }))
     );
+    let fork = request(&["session", "fork", "s", "--message", "msg_4", "--metadata", "a=b"]);
+    let body = json!({ "message_id": "msg_4", "metadata": { "a": "b" } });
+    assert_eq!(fork, (Who::Account, "POST /v2/sessions/s/fork".into(), body));
+    let truncate = request(&["session", "truncate", "s", "--all"]);
+    assert_eq!(truncate, (Who::Account, "POST /v2/sessions/s/truncate".into(), json!({ "after": null })));
+    assert!(parsed(&["session", "truncate", "s"]).is_err());
+    let export = plan(&["session", "export", "--agent", "ag_1"]);
+    assert!(export.as_it_comes);
+    assert_eq!(export.call.target, "/v2/sessions/export?agent_id=ag_1");
+    assert_eq!(request(&["session", "export", "s"]).1, "GET /v2/sessions/s/export");
+    let noted = request(&["session", "list", "--metadata", "user=4 2"]);
+    assert_eq!(noted.1, "GET /v2/sessions?metadata%5Buser%5D=4%202");
+    let retention = request(&["session", "retention", "30"]);
+    assert_eq!(retention, (Who::Account, "PATCH /v2/account".into(), json!({ "retention_days": 30 })));
+    let kept = request(&["account", "retention", "acct_1", "none"]);
+    assert_eq!(kept.2, json!({ "retention_days": null }));
     let list = request(&["session", "list", "--status", "active", "--after", "s"]);
     assert_eq!(list.1, "GET /v2/sessions?status=active&after=s");
     let usage = request(&["ledger", "usage", "--from", "2026-01-01", "--group-by", "day"]);
