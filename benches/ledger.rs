@@ -358,16 +358,6 @@ fn prepare(conn: &mut SqliteConnection) -> anyhow::Result<Arc<Price>> {
     };
     conn.immediate_transaction(|conn| {
         price::insert(conn, &of_price)?;
-        agent::insert(
-            conn,
-            &Agent {
-                id: "agent_bench".into(),
-                account: "account_0".into(),
-                definition: Definition { name: "bench".to_owned(), ..Definition::default() },
-                created_at: 0,
-                updated_at: 0,
-            },
-        )?;
         for number in 0..ACCOUNTS {
             let id = format!("account_{number}");
             account::insert(
@@ -396,6 +386,16 @@ fn prepare(conn: &mut SqliteConnection) -> anyhow::Result<Arc<Price>> {
             };
             ledger_entry::post(conn, &topup)?;
         }
+        agent::insert(
+            conn,
+            &Agent {
+                id: "agent_bench".into(),
+                account: "account_0".into(),
+                definition: Definition { name: "bench".to_owned(), ..Definition::default() },
+                created_at: 0,
+                updated_at: 0,
+            },
+        )?;
         Ok::<_, WriteError>(())
     })
     .map_err(|cause| anyhow::anyhow!("filling the database: {cause:?}"))?;
