@@ -21,6 +21,7 @@ use switchboard::conversation::agent::{Agent, Definition};
 use switchboard::conversation::turn::Completeness;
 use switchboard::conversation::usage::{Usage, UsageSource};
 use switchboard::error::Error;
+use switchboard::id::{CompletionId, HoldId, RequestId};
 use switchboard::store::account::{self, AccountRow};
 use switchboard::store::hold::{self, Candidate, NewHold, Settlement};
 use switchboard::store::ledger_entry::{self, NewEntry};
@@ -277,8 +278,8 @@ impl Caller {
     ) -> anyhow::Result<()> {
         let mut own = Vec::new();
         let account = format!("account_{}", self.number % ACCOUNTS);
-        for turn in 0.. {
-            let new = self.hold(&account, turn);
+        loop {
+            let new = self.hold(&account);
             let id = new.id.clone();
             let began = Instant::now();
             let queued = self.queue.submit(Lane::Open, &account, move |conn| hold::reserve(conn, &new))?;
@@ -301,20 +302,17 @@ impl Caller {
         Ok(())
     }
 
-    fn hold(&self, account: &str, turn: u64) -> NewHold {
-        let name = format!("{}_{turn}", self.number);
-        // Ids are random in the field, so that they land anywhere in their index.
-        let spread = blake3::hash(name.as_bytes()).to_hex();
+    fn hold(&self, account: &str) -> NewHold {
         NewHold {
-            id: format!("hold_{}", &spread[..22]),
+            id: HoldId::random().to_string(),
             account: account.to_owned(),
             key: format!("key_{}", self.number % ACCOUNTS),
             budget: None,
             agent: "agent_bench".to_owned(),
             session: format!("session_{}", self.number),
             session_by_server: false,
-            completion: format!("chatcmpl_{}", &spread[22..44]),
-            request: format!("req_{}", &spread[40..62]),
+            completion: CompletionId::random().to_string(),
+            request: RequestId::random().to_string(),
             idempotency: None,
             step: 1,
             candidates: vec![Candidate { model: "bench/model".to_owned(), price: self.price.clone() }],

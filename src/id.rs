@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::clock;
+
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// `len` random characters of base62 (5.95 bits each).
@@ -18,6 +20,25 @@ pub fn base62(len: usize) -> String {
             pool.iter().filter(|byte| **byte < 248).map(|byte| char::from(BASE62[usize::from(byte % 62)]));
         text.extend(fair.take(len - text.len()));
     }
+    text
+}
+
+/// Characters of [`in_order`] that tell when.
+const WHEN: usize = 8;
+
+/// `len` characters of base62 that begin with the time in milliseconds, so that what is made later sorts behind.
+///
+/// Rows that are made together then lie together in their indexes. At random places each of them would have a page
+/// of its own written, in the log and in the database.
+fn in_order(len: usize) -> String {
+    let mut millis = u64::try_from(clock::now_ms()).unwrap_or(0);
+    let mut when = [b'0'; WHEN];
+    for digit in when.iter_mut().rev() {
+        *digit = BASE62[usize::try_from(millis % 62).unwrap_or(0)];
+        millis /= 62;
+    }
+    let mut text: String = when.into_iter().map(char::from).collect();
+    text.push_str(&base62(len.saturating_sub(WHEN)));
     text
 }
 
@@ -85,11 +106,11 @@ ids! {
     KeyId;
     /// The name of a session: `sess_` and 20 characters, or what the client chose.
     SessionName;
-    /// One turn's answer: `chatcmpl-` and 24 characters.
+    /// One turn's answer: `chatcmpl-` and 24 characters, the first 8 of them the time.
     CompletionId;
-    /// One HTTP request: `req_` and 24 characters.
+    /// One HTTP request: `req_` and 24 characters, the first 8 of them the time.
     RequestId;
-    /// A reservation of money: `hold_` and 20 characters.
+    /// A reservation of money: `hold_` and 20 characters, the first 8 of them the time.
     HoldId;
     /// A row of the price list: `price_` and 16 characters.
     PriceId;
@@ -143,21 +164,21 @@ impl SessionName {
 impl CompletionId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("chatcmpl-{}", base62(24)).into()
+        format!("chatcmpl-{}", in_order(24)).into()
     }
 }
 
 impl RequestId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("req_{}", base62(24)).into()
+        format!("req_{}", in_order(24)).into()
     }
 }
 
 impl HoldId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("hold_{}", base62(20)).into()
+        format!("hold_{}", in_order(20)).into()
     }
 }
 
@@ -194,6 +215,18 @@ mod tests {
         assert!(agent.as_str().starts_with("ag_"));
         assert_eq!(AccountId::random().as_str().len(), 21);
         assert_eq!(SessionName::random().as_str().len(), 25);
+    }
+
+    #[test]
+    fn what_is_made_later_sorts_behind() {
+        let first = HoldId::random();
+        let made = clock::now_ms();
+        while clock::now_ms() == made {
+            std::hint::spin_loop();
+        }
+        let second = HoldId::random();
+        assert!(first < second, "{first} {second}");
+        assert_eq!((first.as_str().len(), CompletionId::random().as_str().len()), (25, 33));
     }
 
     #[test]
