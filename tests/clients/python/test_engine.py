@@ -8,7 +8,7 @@ import pytest
 
 from harness import cost, nanos
 
-ENGINE = os.environ.get("SWITCHBOARD_ENGINE_URL")
+ENGINE = os.environ.get("SWITCHBOARD_TEST_ENGINE_URL")
 MODEL = "smollm2-135m"
 INSTRUCTIONS = "You are a helpful assistant. Answer in one short sentence."
 WEATHER = {
@@ -22,7 +22,7 @@ WEATHER = {
 SAME = {"temperature": 0, "max_tokens": 48}  # the same question gets the same answer
 
 pytestmark = pytest.mark.skipif(
-    not ENGINE, reason="no real engine: scripts/test --engine starts one (or name one with SWITCHBOARD_ENGINE_URL)"
+    not ENGINE, reason="no real engine: scripts/test --engine starts one (or name one with SWITCHBOARD_TEST_ENGINE_URL)"
 )
 
 
