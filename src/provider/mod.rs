@@ -52,6 +52,17 @@ impl ProviderConfig {
         let listed = &self.terms.models;
         listed.iter().any(|own| own == model) || (!listed.is_empty() && self.model == model)
     }
+
+    /// Whether a tenant's key can stand in the place of the operator's. Where there is none, any would do, and the
+    /// tenant would have the operator's model at the price of its own.
+    pub fn takes_own_key(&self) -> bool {
+        match &self.kind {
+            ProviderKind::OpenAi { api_key, .. } | ProviderKind::Anthropic { api_key, .. } => {
+                api_key.is_some()
+            }
+            ProviderKind::Demo => false,
+        }
+    }
 }
 
 /// Retries of one candidate where nobody says otherwise.

@@ -139,15 +139,24 @@ impl Routes {
 
     fn route(&self, at: usize, model: &str, own: &[Arc<Own>]) -> Route {
         let name = self.0.providers.get(at).map_or("", |provider| &provider.name);
-        if let Some(own) = own.iter().find(|own| own.name == name && own.base_url.is_none()) {
+        let replaceable = self.0.providers.get(at).is_some_and(ProviderConfig::takes_own_key);
+        if replaceable && let Some(own) = own.iter().find(|own| own.name == name && own.base_url.is_none()) {
             return route_of_tenant(Some(at), own, model);
         }
         let shown = format!("{name}/{model}");
+        let mut priced_as = vec![shown.clone(), model.to_owned()];
+        // A model may have a name that reads like that of a price for something else.
+        let first = model.split_once('/').map(|(first, _)| first);
+        if first.is_some_and(|first| {
+            first == OWN || self.0.providers.iter().any(|provider| provider.name == first)
+        }) {
+            priced_as.truncate(1);
+        }
         Route {
             target: Target::Operator(at),
             model: model.to_owned(),
             counted_as: model.to_owned(),
-            priced_as: vec![shown.clone(), model.to_owned()],
+            priced_as,
             shown,
         }
     }
@@ -283,12 +292,16 @@ fn route_of_tenant(at: Option<usize>, own: &Arc<Own>, model: &str) -> Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Terms, Timeouts};
+    use crate::provider::{OutputField, Terms, Timeouts};
 
     fn provider(name: &str, model: &str, models: &[&str]) -> ProviderConfig {
         ProviderConfig {
             name: name.to_owned(),
-            kind: ProviderKind::Demo,
+            kind: ProviderKind::OpenAi {
+                base_url: "http://127.0.0.1:1/v1".to_owned(),
+                api_key: Some("the operator's".into()),
+                output_field: OutputField::MaxTokens,
+            },
             model: model.to_owned(),
             timeouts: Timeouts::DEFAULT,
             terms: Terms {
@@ -339,6 +352,16 @@ mod tests {
         assert!(found[0].own().is_some() && found[1].own().is_none());
         assert_eq!(shown("mine/model", &mine), ["mine/model"]);
         assert_eq!(shown("mine/model", &[]), ["a/mine/model"], "another tenant's name means nothing");
+    }
+
+    #[test]
+    fn a_model_whose_name_reads_like_another_price_has_its_whole_name_alone() {
+        let priced = |model: &str| routes().all(model, &[])[0].priced_as.clone();
+        assert_eq!(priced("small"), ["a/small", "small"]);
+        assert_eq!(priced("own/*"), ["a/own/*"]);
+        assert_eq!(priced("b/own/*"), ["b/own/*"]);
+        assert_eq!(priced("b/c/huge"), ["b/c/huge"]);
+        assert_eq!(priced("b/some/thing"), ["b/some/thing", "some/thing"]);
     }
 
     #[test]

@@ -63,11 +63,33 @@ fn a_tenant_s_key_stands_in_the_place_of_the_operator_s_and_has_a_price_of_its_o
     }
     let usage = app.get(&app.account_key, "/v2/usage?group_by=model").ok();
     assert_eq!(usage["usage"][0]["group"], format!("own/provider/{MODEL}"));
+    // What tenants name is no label of a metric.
+    let metrics = app.call("GET", "/metrics").key(&app.operator_token).send().is(200).text();
+    assert!(metrics.contains("gen_ai_request_model=\"own\""), "{metrics}");
+    assert!(!metrics.contains("own/"), "{metrics}");
     // Taking it away acts at once.
     app.delete(&app.account_key, "/v2/account/providers/provider").is(204);
     ask(&app, &app.agent_id).ok();
     assert_eq!(app.upstream.last().header("authorization"), Some(&*format!("Bearer {PROVIDER_KEY}")));
     app.delete(&app.account_key, "/v2/account/providers/provider").is(404);
+    finish(app);
+}
+
+#[test]
+fn no_key_stands_for_one_that_the_operator_does_not_need() {
+    let keyless = crate::upstream::Upstream::start();
+    let file =
+        format!("[[providers]]\nname = \"free\"\nbase_url = \"{}\"\nmodel = \"{MODEL}\"", keyless.url());
+    let app = private().in_root(&file).start();
+    set_price(&app, "own/*", "0", "0");
+    let refused = put(&app, &app.account_key, "free", json!({"api_key": TENANT_KEY}));
+    let error = refused.refused(400, "invalid_request_error", "invalid_value");
+    assert_eq!(error["param"], "base_url", "{error}");
+    // Nor is a model priced so because it is named so.
+    for model in ["own/*", "free/own/*", "provider/own/*"] {
+        let agent = app.post(&app.account_key, "/v2/agents", &json!({"name": "a", "model": model}));
+        agent.refused(400, "invalid_request_error", "model_not_priced");
+    }
     finish(app);
 }
 

@@ -10,7 +10,7 @@ use crate::http::access::Tenant;
 use crate::http::body;
 use crate::http::error::ApiError;
 use crate::outbound::{self, MAX_URL};
-use crate::provider::{OWN, ProviderKind, Routes};
+use crate::provider::{OWN, Routes};
 use crate::store::account_provider::OwnRow;
 use crate::store::{self, Store};
 use crate::wire::native::providers::{OwnProvider, OwnProviderList};
@@ -94,8 +94,7 @@ fn checked_url(url: &str, name: &str, routes: &Routes) -> Result<String, Invalid
 
 /// Whether a tenant's key can stand in the place of the operator's.
 fn replaceable(name: &str, routes: &Routes) -> bool {
-    let takes_key = |kind: &ProviderKind| !matches!(kind, ProviderKind::Demo);
-    routes.providers().iter().any(|provider| provider.name == name && takes_key(&provider.kind))
+    routes.providers().iter().any(|provider| provider.name == name && provider.takes_own_key())
 }
 
 /// `GET /v2/account/providers`.
