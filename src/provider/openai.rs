@@ -67,11 +67,11 @@ impl Inner {
         let body = request_body(call, output_field);
         let answer = endpoint.post(&body, stream, &model).await?;
         if stream {
-            return Ok(Answer::Stream(events(answer)));
+            return Ok(Answer::Stream(events(answer, endpoint.secrets().clone(), model)));
         }
         let whole = endpoint.whole(answer).await?;
         match in_place_of_answer(&whole) {
-            Some(error) => Err(reported(endpoint, &error, &model)),
+            Some(error) => Err(reported(endpoint.secrets(), &error, &model)),
             None => Ok(Answer::Whole(whole)),
         }
     }
@@ -85,9 +85,13 @@ fn bearer(key: &SecretString) -> (&'static str, SecretString) {
     ("authorization", format!("Bearer {}", key.expose_secret()).into())
 }
 
+/// How much of a provider's words goes into the log, in bytes.
+const MAX_TOLD: usize = 2_048;
+
 /// An error that came with status 200.
-fn reported(endpoint: &Endpoint, error: &Raw, model: &str) -> UpstreamFailure {
-    let told = endpoint.secrets().hidden(&error.text(), model);
+fn reported(secrets: &Secrets, error: &Raw, model: &str) -> UpstreamFailure {
+    let mut told = secrets.hidden(&error.text(), model);
+    told.truncate(told.floor_char_boundary(MAX_TOLD));
     UpstreamFailure::new(UpstreamKind::Refused, format!("an error instead of an answer: {told}"))
 }
 
@@ -176,21 +180,35 @@ pub fn check_price(fields: &Fields) -> Result<(), Invalid> {
 }
 
 /// The events of a stream, until its own end, its early end or an error.
-fn events<S>(body: Body<S>) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>>
+fn events<S>(
+    body: Body<S>,
+    secrets: Secrets,
+    model: String,
+) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>>
 where
     S: Stream<Item = Piece> + Unpin + 'static,
 {
-    let next = |mut body: Body<S>| async move {
+    let start = Some((body, secrets, model));
+    stream::unfold(start, |reading| async move {
+        let (mut body, secrets, model) = reading?;
         match body.next_event().await? {
             Ok(data) if data[..].trim_ascii() == b"[DONE]" => {
                 body.leave();
                 Some((Ok(Event::Done), None))
             }
-            Ok(data) => Some((Ok(Event::Chunk(data)), Some(body))),
+            Ok(data) => match error_event(&data) {
+                Some(error) => Some((Err(reported(&secrets, &error, &model)), None)),
+                None => Some((Ok(Event::Chunk(data)), Some((body, secrets, model)))),
+            },
             Err(failure) => Some((Err(failure), None)),
         }
-    };
-    stream::unfold(Some(body), move |body| async move { next(body?).await }).boxed_local()
+    })
+    .boxed_local()
+}
+
+/// The error in the place of a chunk, looked for where the word is.
+fn error_event(data: &Bytes) -> Option<Raw> {
+    memchr::memmem::find(data, b"\"error\"").and_then(|_| in_place_of_answer(data))
 }
 
 #[cfg(test)]

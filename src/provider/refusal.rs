@@ -21,6 +21,7 @@ pub struct Refusal {
 }
 
 /// What no client may read: the operator's key and the model's real name.
+#[derive(Clone)]
 pub struct Secrets(Option<SecretString>);
 
 #[derive(Default, Deserialize)]

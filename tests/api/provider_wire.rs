@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::app::{App, Setup, merged, nanos};
+use crate::app::{App, PROVIDER_KEY, Setup, merged, nanos};
 use crate::client::Stream;
 use crate::crash_load::{START, price};
 use crate::script::{Fault, Pieces, Reply, Script};
@@ -139,6 +139,20 @@ fn bytes_that_trickle_are_an_answer_and_latency_is_no_failure() {
     app.upstream.next(Script::from(slow));
     assert_eq!(text_of(app.stream("Hello", json!({"max_tokens": 100}))), WORDS.concat());
     assert_eq!(app.settled().balance, START - price(9, 5));
+    app.finish();
+}
+
+#[test]
+fn an_error_event_that_tells_the_operators_key_is_not_logged_with_it() {
+    let app = App::start();
+    let error = json!({"message": format!("invalid key {PROVIDER_KEY}"), "type": "server_error"});
+    for came in [0, 3] {
+        app.upstream.next(Reply::long(9).fault_after(came, Fault::Error(error.clone())));
+        let answer = app.chat(&app.saying("Hello", json!({"stream": true})));
+        assert!(!answer.text().contains(PROVIDER_KEY), "{}", answer.text());
+    }
+    assert!(app.log().contains("invalid key ***"), "{}", app.log());
+    // That the log is free of the key itself is checked here.
     app.finish();
 }
 
