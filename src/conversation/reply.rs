@@ -15,6 +15,11 @@ use crate::json::{Fields, Key, Raw};
 /// Bytes that a token is taken to be where nobody counted.
 pub const BYTES_PER_TOKEN: u64 = 4;
 
+/// The most choices of an answer, as OpenAI bounds `n`.
+const MAX_CHOICES: usize = 128;
+/// The most calls of tools, or the like, in one choice.
+const MAX_ITEMS: usize = 1_024;
+
 /// What of an answer has been received.
 #[derive(Debug, Default)]
 pub struct Reply {
@@ -23,6 +28,8 @@ pub struct Reply {
     prompt_told: Option<Usage>,
     pieces: u64,
     content_bytes: u64,
+    /// Of everything beside text, as it came.
+    other_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -125,7 +132,14 @@ impl Reply {
         if let Some(usage) = given(peek.usage) {
             self.told(usage, chunk);
         }
-        let choices = peek.choices.unwrap_or_default();
+        let mut choices = peek.choices.unwrap_or_default();
+        if choices.len() > MAX_CHOICES || choices.iter().any(|choice| choice.index >= MAX_CHOICES as u64) {
+            return Err(serde_json::Error::custom(format_args!("more than {MAX_CHOICES} choices")));
+        }
+        // Some providers write an empty reason where there is none yet.
+        for choice in &mut choices {
+            choice.finish_reason.take_if(|reason| reason.is_empty());
+        }
         let ended = choices.iter().filter(|choice| choice.finish_reason.is_some()).count();
         let kind = match (ended, choices.len()) {
             (_, 0) => Chunk::Usage,
@@ -162,8 +176,9 @@ impl Reply {
             choice.content.get_or_insert_default().push_str(&text);
         }
         for (name, value) in delta.others {
+            self.other_bytes += value.get().len() as u64;
             let value = serde_json::from_str(value.get())?;
-            merge(choice.rest.entry(name).or_insert(Value::Null), value);
+            merge(choice.rest.entry(name).or_insert(Value::Null), value)?;
         }
         if let Some(reason) = peek.finish_reason {
             choice.finish = Some(reason.into_owned());
@@ -251,6 +266,11 @@ impl Reply {
         }
     }
 
+    /// What is kept of it in memory, about, in bytes.
+    pub fn kept_bytes(&self) -> u64 {
+        self.content_bytes + self.other_bytes
+    }
+
     /// Everything that was streamed as one `chat.completion` object.
     pub fn as_completion(&self) -> Option<Raw> {
         let choices: Vec<Value> = self
@@ -314,7 +334,10 @@ fn given(value: Option<&RawValue>) -> Option<&RawValue> {
 }
 
 /// Puts a further piece onto what is there: text is joined, lists by `index`, objects field by field.
-fn merge(whole: &mut Value, piece: Value) {
+///
+/// # Errors
+/// When a list grows beyond all measure.
+fn merge(whole: &mut Value, piece: Value) -> serde_json::Result<()> {
     match (whole, piece) {
         (_, Value::Null) => {}
         (Value::String(text), Value::String(more)) => text.push_str(&more),
@@ -323,22 +346,29 @@ fn merge(whole: &mut Value, piece: Value) {
                 match fields.get_mut(&name) {
                     // These name a thing; some providers repeat them on every piece.
                     Some(old) if matches!(name.as_str(), "id" | "type" | "index") => *old = value,
-                    Some(old) => merge(old, value),
+                    Some(old) => merge(old, value)?,
                     None => drop(fields.insert(name, value)),
                 }
             }
         }
         (Value::Array(items), Value::Array(more)) => {
             for item in more {
+                let full = items.len() >= MAX_ITEMS;
                 let index = item.get("index").filter(|index| index.is_u64());
                 match items.iter_mut().find(|own| index.is_some() && own.get("index") == index) {
-                    Some(own) => merge(own, item),
+                    Some(own) => merge(own, item)?,
+                    None if full => {
+                        return Err(serde_json::Error::custom(format_args!(
+                            "more than {MAX_ITEMS} in a list"
+                        )));
+                    }
                     None => items.push(item),
                 }
             }
         }
         (whole, piece) => *whole = piece,
     }
+    Ok(())
 }
 
 /// Bytes of all text in a message's further fields, without what only names things.
@@ -409,6 +439,28 @@ mod tests {
         assert_eq!(reply.usage(), Some(Usage { prompt: 5, cached: 3, output: 2 }));
         assert_eq!(&reply.message().bytes()[..], br#"{"role":"assistant","content":"Hello"}"#);
         assert!(reply.finished() && reply.received());
+    }
+
+    #[test]
+    fn an_empty_reason_is_none() {
+        let mut reply = Reply::default();
+        let chunk = r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":""}]}"#;
+        assert_eq!(absorb(&mut reply, chunk), Chunk::Delta);
+        assert!(!reply.finished());
+    }
+
+    #[test]
+    fn choices_and_calls_beyond_all_measure_are_refused() {
+        let refused = |chunk: String| Reply::default().absorb(&Bytes::from(chunk)).is_err();
+        assert!(refused(r#"{"choices":[{"index":128,"delta":{"content":"a"}}]}"#.to_owned()));
+        let many = vec![r#"{"index":0,"delta":{}}"#; 129].join(",");
+        assert!(refused(format!(r#"{{"choices":[{many}]}}"#)));
+        let mut reply = Reply::default();
+        let call = |at: usize| {
+            format!(r#"{{"choices":[{{"index":0,"delta":{{"tool_calls":[{{"index":{at},"id":"c"}}]}}}}]}}"#)
+        };
+        let last = (0..).find(|at| reply.absorb(&Bytes::from(call(*at))).is_err());
+        assert_eq!(last, Some(MAX_ITEMS));
     }
 
     #[test]

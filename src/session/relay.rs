@@ -39,6 +39,9 @@ const DRAIN: Duration = Duration::from_secs(120);
 /// A provider's count beyond this many times its ceiling is nonsense.
 const ABSURD: u64 = 4;
 
+/// The most that is kept of one streamed answer until it is stored, in bytes.
+const MAX_KEPT: u64 = 64 * 1024 * 1024;
+
 type Chunks = LocalBoxStream<'static, Result<Event, UpstreamFailure>>;
 
 /// The provider's first event, taken in.
@@ -88,7 +91,13 @@ impl First {
     /// Takes in a chunk; answers it if it goes to the client now. The chunks that tell the end wait for the charge.
     fn take(&mut self, chunk: Bytes) -> Result<Option<Bytes>, UpstreamFailure> {
         let chunk = self.completer.complete(chunk);
-        match self.reply.absorb(&chunk).map_err(|cause| malformed(&cause))? {
+        let kind = self.reply.absorb(&chunk).map_err(|cause| malformed(&cause))?;
+        let tail: usize = self.tail.iter().map(Bytes::len).sum();
+        if self.reply.kept_bytes() + (tail + chunk.len()) as u64 > MAX_KEPT {
+            let cause = format!("an answer of over {MAX_KEPT} bytes");
+            return Err(UpstreamFailure::new(UpstreamKind::Invalid, cause));
+        }
+        match kind {
             Chunk::Delta if !self.held => return Ok(Some(chunk)),
             Chunk::Delta | Chunk::Finish => self.tail.push(chunk),
             Chunk::Mixed => {
@@ -346,13 +355,13 @@ impl Reading<'_> {
                 }
             };
             match self.first.take(chunk) {
-                Ok(None) => {}
-                Ok(Some(_)) if self.first.reply.output_floor() > self.ceiling => {
+                Ok(_) if !self.first.reply.finished() && self.first.reply.output_floor() > self.ceiling => {
                     let cut = br#"[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]"#;
                     let cut = self.first.completer.chunk_of(cut);
                     self.first.tail.push(cut);
                     return End::Ceiling;
                 }
+                Ok(None) => {}
                 Ok(Some(delta)) => self.waiting = Some(TurnEvent::Delta(delta)),
                 Err(failure) => return End::Failed(failure),
             }
