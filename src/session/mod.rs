@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use crate::billing::Billing;
 use crate::billing::money::Nanos;
 use crate::conversation::tokens::Ratios;
-use crate::conversation::turn::Turn;
+use crate::conversation::turn::{NamedBy, Turn};
 use crate::conversation::usage::Usage;
 use crate::credentials::Credentials;
 use crate::error::{Error, Stop};
@@ -130,11 +130,25 @@ impl Sessions {
             agent: turn.agent.id.clone(),
             name: turn.session.clone(),
         };
+        if turn.caller.public && turn.named_by == NamedBy::Client {
+            self.check_public(key.clone()).await?;
+        }
         let (reply, answer) = oneshot::channel();
         let run = RunTurn { key, turn, permit, reply };
         let gone = |what: &str| Error::Internal(format!("the session {what}"));
         self.shard(&run.key).send(run).await.map_err(|_| gone("registry is gone"))?;
         answer.await.map_err(|_| gone("ended before it answered"))?
+    }
+
+    /// A name can be guessed: a key that stands in a web page goes on only with names that we made. Asked before the
+    /// session hears of the turn, which could end another one or take its place.
+    async fn check_public(&self, key: SessionKey) -> Result<(), Error> {
+        let find = move |conn: &mut _| {
+            let (account, agent, name) = (key.account.as_str(), key.agent.as_str(), key.name.as_str());
+            crate::store::session::find(conn, account, agent, name)
+        };
+        let found = self.store.read(find).await?;
+        if found.is_some_and(|row| row.named_by == "server") { Ok(()) } else { Err(Error::SessionNotFound) }
     }
 
     /// Ends the turn of that id and waits until it has ended; `None` for one that is not known or not `allowed`.

@@ -16,7 +16,7 @@ use crate::store::fixed::{Value, fixed};
 use crate::store::ledger_entry::NewEntry;
 use crate::store::request_key::Idempotency;
 use crate::store::schema::hold::dsl::*;
-use crate::store::schema::{account, key_budget};
+use crate::store::schema::{account, api_key, key_budget};
 use crate::store::session::StoredTurn;
 use crate::store::usage_record::UsageRow;
 use crate::store::writer::WriteError;
@@ -113,6 +113,11 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
         account::table.find(&new.account).select((account::status, account::available)).get_result(conn)?;
     if state_now != "active" {
         return Err(Error::AccountSuspended.into());
+    }
+    // A turn may have waited for its place since its key was looked at.
+    let revoked = api_key::table.find(&new.key).select(api_key::revoked_at).get_result::<Option<i64>>(conn);
+    if revoked.optional()?.flatten().is_some() {
+        return Err(Error::Unauthenticated("revoked while the request waited".to_owned()).into());
     }
     let budget_left = match new.budget {
         Some((cap, period)) => Some(budget_left(conn, &new.key, cap, period)?),

@@ -243,6 +243,55 @@ fn a_waiting_request_whose_client_leaves_holds_nobody_up() {
 }
 
 #[test]
+fn a_public_key_neither_ends_nor_holds_up_a_session_that_it_may_not_enter() {
+    let (app, gate) = with_slow_turns();
+    let public = app.new_key(&app.account_key, &app.agent_id, json!({"public": true}));
+    let public = public["key"].as_str().expect("a key is shown once");
+    let mut stream =
+        app.chat_call(&app.saying("slow one", json!({"session_id": "s", "stream": true}))).open().ok();
+    for mode in ["interrupt", "queue", "reject"] {
+        let intruder = app.call("POST", "/v1/chat/completions").key(public);
+        let body = app.saying("let me in", json!({"session_id": "s"}));
+        let refused = intruder.header("X-Session-Conflict", mode).json(&body).send();
+        refused.refused(404, "invalid_request_error", "session_not_found");
+    }
+    gate.open();
+    assert!(stream.rest().last().expect("events").is_done());
+    assert_eq!(app.upstream.asked(), 1);
+    app.finish();
+}
+
+#[test]
+fn turns_that_wait_when_their_key_is_revoked_are_refused() {
+    let (app, gate) = with_slow_turns();
+    let other = app.new_key(&app.account_key, &app.agent_id, json!({}));
+    let key = other["key"].as_str().expect("a key is shown once");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| turn(&app, "slow one").send().ok());
+        app.upstream.wait_for_requests(1);
+        let (answers, answered) = mpsc::channel::<Answer>();
+        for _ in 0..9 {
+            let body = app.saying("me too", json!({"session_id": "s"}));
+            let call = app.call("POST", "/v1/chat/completions").key(key).json(&body);
+            let answers = answers.clone();
+            scope.spawn(move || answers.send(call.send()));
+        }
+        // That one is refused says that the other eight wait.
+        assert_eq!(answered.recv().expect("one of nine is refused").status, 429);
+        let id = other["id"].as_str().expect("an id");
+        app.delete(&app.account_key, &format!("/v2/agents/{}/api-keys/{id}", app.agent_id)).is(204);
+        gate.open();
+        first.join().expect("the first turn");
+        for _ in 0..8 {
+            let answer = answered.recv().expect("eight answers");
+            answer.refused(401, "invalid_request_error", "invalid_api_key");
+        }
+    });
+    assert_eq!(app.upstream.asked(), 1);
+    app.finish();
+}
+
+#[test]
 fn many_sessions_run_at_once() {
     let (app, gate) = with_slow_turns();
     thread::scope(|scope| {
