@@ -124,6 +124,20 @@ impl Session {
         }
     }
 
+    /// Ends the running turn for one that waits in front, likewise again and again while both are there.
+    fn interrupt(&mut self, ctx: &mut Context<Self>) {
+        let wanted = |waiting: &Waiting| waiting.run.turn.conflict == Conflict::Interrupt;
+        let Some(running) = self.running.clone().filter(|_| self.waiting.front().is_some_and(wanted)) else {
+            return;
+        };
+        self.stop_running(Stop::Interrupted);
+        ctx.run_later(STOP_AGAIN, move |session, ctx| {
+            if session.running.as_ref() == Some(&running) {
+                session.interrupt(ctx);
+            }
+        });
+    }
+
     /// Refuses turns that have waited too long, now and again when the next one will have.
     fn expire(&mut self, ctx: &mut Context<Self>) {
         for waiting in std::mem::take(&mut self.waiting) {
@@ -158,7 +172,7 @@ impl Handler<Begin> for Session {
         self.waiting.retain(|waiting| !waiting.run.has_left());
         let refused = match run.turn.conflict {
             Conflict::Reject => Some(Error::SessionBusy),
-            Conflict::Queue if self.waiting.len() >= WAITING => Some(Error::SessionQueueFull),
+            _ if self.waiting.len() >= WAITING => Some(Error::SessionQueueFull),
             Conflict::Queue | Conflict::Interrupt => None,
         };
         if let Some(error) = refused {
@@ -169,7 +183,7 @@ impl Handler<Begin> for Session {
         let waiting = Waiting { run, lease, since: Instant::now() };
         if interrupts {
             self.waiting.push_front(waiting);
-            self.stop_running(Stop::Interrupted);
+            self.interrupt(ctx);
         } else {
             self.waiting.push_back(waiting);
         }
