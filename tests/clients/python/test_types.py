@@ -79,8 +79,8 @@ def raw(request, client, account_client, agent):
             if not stream:
                 return answer.read().decode()
             lines = [line for line in answer.iter_lines() if line]
-        assert all(line.startswith("data: ") for line in lines), lines
-        return [line.removeprefix("data: ") for line in lines]
+        assert all(line.startswith(("data: ", "id: ")) for line in lines), lines
+        return [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
 
     return raw
 
