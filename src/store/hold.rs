@@ -16,11 +16,13 @@ use crate::store::fixed::{Value, fixed};
 use crate::store::ledger_entry::NewEntry;
 use crate::store::request_key::Idempotency;
 use crate::store::schema::hold::dsl::*;
-use crate::store::schema::{account, api_key, key_budget};
+use crate::store::schema::{account, api_key};
 use crate::store::session::StoredTurn;
 use crate::store::usage_record::UsageRow;
 use crate::store::writer::WriteError;
-use crate::store::{account as accounts, ledger_entry, price, request_key, session, usage_record, webhook};
+use crate::store::{
+    account as accounts, key_budget, ledger_entry, price, request_key, session, usage_record, webhook,
+};
 
 /// What a hold is made for.
 #[derive(Clone, Debug)]
@@ -120,7 +122,7 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
         return Err(Error::Unauthenticated("revoked while the request waited".to_owned()).into());
     }
     let budget_left = match new.budget {
-        Some((cap, period)) => Some(budget_left(conn, &new.key, cap, period)?),
+        Some((cap, period)) => Some(key_budget::left(conn, &new.key, cap, period)?),
         None => None,
     };
     let spendable = Nanos(spendable);
@@ -146,9 +148,7 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
     if !accounts::reserve(conn, &new.account, worst.0)? {
         return Err(unpayable.into());
     }
-    // Once a key has had a budget, every hold of it counts, so that the budget may come and go in between.
-    const COUNT: &str = "UPDATE key_budget SET held = held + ? WHERE key_id = ?";
-    fixed(COUNT, [Int(worst.0), Text(&new.key)]).execute(conn)?;
+    key_budget::hold(conn, &new.key, worst)?;
     insert(conn, new, worst, pinned)?;
     session::ensure(conn, &new.account, &new.agent, &new.session, new.session_by_server, new.now)?;
     if let Some(own) = &new.idempotency {
@@ -197,26 +197,6 @@ fn insert(conn: &mut SqliteConnection, new: &NewHold, worst: Nanos, pinned: &Pri
         expires_at.eq(new.expires_at),
     );
     diesel::insert_into(hold).values(row).execute(conn).map(drop)
-}
-
-/// Brings a key's budget up to date and tells what is left of it.
-fn budget_left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) -> QueryResult<Nanos> {
-    const FRESH: &str = "INSERT INTO key_budget (key_id, period, cap, spent, held) VALUES (?, ?, ?, 0, 0) \
-                         ON CONFLICT DO NOTHING";
-    // Another amount is another budget: that it is used up is told again.
-    const CHANGE: &str = "UPDATE key_budget SET cap = ?, told_period = NULL WHERE key_id = ? AND cap <> ?";
-    const RENEW: &str = "UPDATE key_budget SET period = ?, spent = 0 WHERE key_id = ? AND period <> ?";
-    let made = fixed(FRESH, [Text(key), Int(period), Int(cap.0)]).execute(conn)?;
-    let own = key_budget::table.find(key);
-    if made == 1 {
-        let open: Vec<i64> =
-            hold.filter(key_id.eq(key)).filter(state.eq("open")).select(amount).load(conn)?;
-        diesel::update(own).set(key_budget::held.eq(open.iter().sum::<i64>())).execute(conn)?;
-    }
-    fixed(CHANGE, [Int(cap.0), Text(key), Int(cap.0)]).execute(conn)?;
-    fixed(RENEW, [Int(period), Text(key), Int(period)]).execute(conn)?;
-    let (spent, held): (i64, i64) = own.select((key_budget::spent, key_budget::held)).get_result(conn)?;
-    Ok(Nanos(cap.0.saturating_sub(spent).saturating_sub(held).max(0)))
 }
 
 /// An open or closed hold.
@@ -310,7 +290,7 @@ pub fn settle(
     }
     close(conn, &row, settlement.served.as_ref(), ("settled", why), now)?;
     let after = accounts::post(conn, &row.account_id, row.amount, row.amount - parts.charged.0)?;
-    close_budget(conn, &row, parts.charged)?;
+    key_budget::close(conn, &row.key_id, Nanos(row.amount), parts.charged)?;
     let entry = ledger_entry::append(
         conn,
         &NewEntry {
@@ -375,7 +355,7 @@ pub fn release(conn: &mut SqliteConnection, of_hold: &str, why: &str, now: Epoch
         close(conn, &row, None, ("released", Some(why)), now)?;
         accounts::close(conn, &row.account_id, row.amount, row.amount)?;
         request_key::finish(conn, &row.request_id, None)?;
-        close_budget(conn, &row, Nanos::ZERO)?;
+        key_budget::close(conn, &row.key_id, Nanos(row.amount), Nanos::ZERO)?;
     }
     Ok(())
 }
@@ -499,12 +479,6 @@ fn close(
         1 => Ok(()),
         _ => Err(diesel::result::Error::NotFound),
     }
-}
-
-fn close_budget(conn: &mut SqliteConnection, row: &HoldRow, charged: Nanos) -> QueryResult<()> {
-    const MOVE: &str = "UPDATE key_budget SET held = held - ?, spent = spent + ? WHERE key_id = ?";
-    // A key that never had a budget has no row.
-    fixed(MOVE, [Int(row.amount), Int(charged.0), Text(&row.key_id)]).execute(conn).map(drop)
 }
 
 fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteError> {

@@ -13,6 +13,7 @@ pub mod explain;
 pub mod export;
 mod fixed;
 pub mod hold;
+mod key_budget;
 pub mod ledger_entry;
 pub mod price;
 pub mod request_key;
