@@ -17,6 +17,7 @@ mod query;
 pub mod routes;
 mod sse;
 mod streams;
+mod whole;
 
 pub use edge::trace;
 pub use routes::configure;

@@ -45,6 +45,7 @@ mod idempotency;
 mod keys;
 mod large_answers;
 mod ledger_reads;
+mod left_writes;
 mod lifecycle;
 mod limits;
 mod management;

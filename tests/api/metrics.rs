@@ -5,12 +5,13 @@ use serde_json::json;
 use crate::app::{App, MODEL, Setup, eventually};
 use crate::script::Reply;
 
-fn read(app: &App) -> String {
+/// What is read now.
+pub fn read(app: &App) -> String {
     app.get(&app.operator_token, "/metrics").is(200).text()
 }
 
 /// The value of one line, whose labels stand as they are written.
-fn value(text: &str, sample: &str) -> Option<f64> {
+pub fn value(text: &str, sample: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
     Some(line.parse().expect("a number"))
 }

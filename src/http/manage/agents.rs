@@ -17,6 +17,7 @@ use crate::http::access::Tenant;
 use crate::http::body::{self, unknown_field};
 use crate::http::error::ApiError;
 use crate::http::query::Query;
+use crate::http::whole::whole;
 use crate::id::{AccountId, AgentId};
 use crate::provider::Routes;
 use crate::retention;
@@ -89,9 +90,13 @@ pub async fn update(
     pricing.check(&agent.definition, &agent.account).await?;
     agent.updated_at = clock::now_ms();
     let new = agent.clone();
-    let kept = store.write(move |conn| Ok(store::agent::update(conn, &new)?)).await?;
-    agents.forget(&agent.id);
-    if !kept {
+    let id = agent.id.clone();
+    let kept = whole(async move {
+        let kept = store.write(move |conn| Ok(store::agent::update(conn, &new)?)).await?;
+        agents.forget(&id);
+        Ok(kept)
+    });
+    if !kept.await? {
         return Err(Error::NotFound("the agent").into());
     }
     Ok(HttpResponse::Ok().json(objects::Agent::from(&agent)))
@@ -105,19 +110,22 @@ pub async fn delete(
     (keyring, sessions): (web::Data<Keyring>, web::Data<Sessions>),
 ) -> Answer {
     let id = AgentId::from(id.into_inner());
-    let (owner, gone) = (tenant.account.clone(), id.clone());
-    let deleted =
-        store.write(move |conn| Ok(store::agent::delete(conn, owner.as_str(), gone.as_str())?)).await?;
-    if !deleted {
-        return Err(Error::NotFound("the agent").into());
-    }
-    agents.forget(&id);
-    keyring.forget();
-    sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);
-    retention::delete_sessions_of(&store, tenant.account.as_str(), id.as_str()).await?;
-    // Those that waited found their sessions while they were there; now they find neither agent nor session.
-    sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);
-    sessions.turns().forget_where(|turn| turn.agent == id);
+    whole(async move {
+        let (owner, gone) = (tenant.account.clone(), id.clone());
+        let delete = move |conn: &mut _| Ok(store::agent::delete(conn, owner.as_str(), gone.as_str())?);
+        if !store.write(delete).await? {
+            return Err(Error::NotFound("the agent"));
+        }
+        agents.forget(&id);
+        keyring.forget();
+        sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);
+        retention::delete_sessions_of(&store, tenant.account.as_str(), id.as_str()).await?;
+        // Those that waited found their sessions while they were there; now they find neither agent nor session.
+        sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);
+        sessions.turns().forget_where(|turn| turn.agent == id);
+        Ok(())
+    })
+    .await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

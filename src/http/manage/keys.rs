@@ -14,6 +14,7 @@ use crate::http::access::Tenant;
 use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::http::manage::agents::own;
+use crate::http::whole::whole;
 use crate::id::{AccountId, AgentId, KeyId};
 use crate::rate_limit::limits::Limits;
 use crate::session::Sessions;
@@ -163,9 +164,12 @@ pub async fn update_of_agent(
     let mut row = find_of_agent(&store, &tenant.account, &agent.id, &key_id).await?;
     change(&mut row, KeyKind::Agent, given)?;
     let new = row.clone();
-    let kept = store.write(move |conn| Ok(store::api_key::update(conn, &new)?)).await?;
-    keyring.forget();
-    if kept {
+    let kept = whole(async move {
+        let kept = store.write(move |conn| Ok(store::api_key::update(conn, &new)?)).await?;
+        keyring.forget();
+        Ok(kept)
+    });
+    if kept.await? {
         Ok(HttpResponse::Ok().json(objects::Key::from(&row)))
     } else {
         Err(Error::NotFound("the key").into())
@@ -182,7 +186,19 @@ pub async fn revoke_of_agent(
     let (id, key_id) = path.into_inner();
     let agent = own(&tenant, &id, &agents).await?;
     let row = find_of_agent(&store, &tenant.account, &agent.id, &key_id).await?;
-    revoke(&store, &keyring, &sessions, row.key_id).await
+    let id = row.key_id;
+    let revoked = whole(async move {
+        let gone = id.clone();
+        let revoke = move |conn: &mut _| Ok(store::api_key::revoke(conn, &gone, clock::now_ms())?);
+        let revoked = store.write(revoke).await?;
+        ended(&keyring, &sessions, &id);
+        Ok(revoked)
+    });
+    if revoked.await? {
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(Error::NotFound("the key").into())
+    }
 }
 
 /// `POST /v2/account/api-keys`.
@@ -212,25 +228,33 @@ pub async fn revoke_of_account(
     (keyring, sessions): (web::Data<Keyring>, web::Data<Sessions>),
 ) -> Answer {
     let (owner, id) = (tenant.account.clone(), id.into_inner());
-    let gone = id.clone();
-    // Counted and revoked in one transaction: two requests cannot each delete the one before the last.
-    store
-        .write(move |conn| {
-            let rows = store::api_key::list_of_account(conn, owner.as_str())?;
-            if !rows.iter().any(|row| row.key_id == gone) {
-                return Err(Error::NotFound("the key").into());
-            }
-            // A key with narrower scopes cannot make another one.
-            let full = |row: &&KeyRow| row.scopes == "[]" && row.expires_at.is_none() && row.key_id != gone;
-            if !rows.iter().any(|row| full(&row)) {
-                let message = "the last unrestricted key of an account cannot be deleted".to_owned();
-                return Err(Error::Invalid(Invalid { param: None, code: "last_key", message }).into());
-            }
+    whole(async move {
+        let gone = id.clone();
+        // Counted and revoked in one transaction: two requests cannot each delete the one before the last.
+        let revoke = move |conn: &mut _| {
+            may_go(&store::api_key::list_of_account(conn, owner.as_str())?, &gone)?;
             Ok(store::api_key::revoke(conn, &gone, clock::now_ms())?)
-        })
-        .await?;
-    ended(&keyring, &sessions, &id);
+        };
+        store.write(revoke).await?;
+        ended(&keyring, &sessions, &id);
+        Ok(())
+    })
+    .await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// Whether an account with these keys can do without that one.
+fn may_go(rows: &[KeyRow], gone: &str) -> Result<(), Error> {
+    if !rows.iter().any(|row| row.key_id == gone) {
+        return Err(Error::NotFound("the key"));
+    }
+    // A key with narrower scopes cannot make another one.
+    let full = |row: &KeyRow| row.scopes == "[]" && row.expires_at.is_none() && row.key_id != gone;
+    if !rows.iter().any(full) {
+        let message = "the last unrestricted key of an account cannot be deleted".to_owned();
+        return Err(Error::Invalid(Invalid { param: None, code: "last_key", message }));
+    }
+    Ok(())
 }
 
 async fn insert(store: &Store, row: &KeyRow, secret: &str) -> Answer {
@@ -249,13 +273,6 @@ async fn find_of_agent(
     let rows =
         store.read(move |conn| store::api_key::list_of_agent(conn, owner.as_str(), agent.as_str())).await?;
     rows.into_iter().find(|row| row.key_id == key).ok_or(Error::NotFound("the key"))
-}
-
-async fn revoke(store: &Store, keyring: &Keyring, sessions: &Sessions, id: String) -> Answer {
-    let gone = id.clone();
-    let revoked = store.write(move |conn| Ok(store::api_key::revoke(conn, &gone, clock::now_ms())?)).await?;
-    ended(keyring, sessions, &id);
-    if revoked { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::NotFound("the key").into()) }
 }
 
 /// A key has ended, and with it what it was doing.

@@ -13,6 +13,7 @@ use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::http::manage::{account, keys};
 use crate::http::query::Query;
+use crate::http::whole::whole;
 use crate::id::AccountId;
 use crate::provider::Routes;
 use crate::rate_limit::limits::Limits;
@@ -134,15 +135,19 @@ pub async fn update_account(
     given.finish()?;
     let id = id.into_inner();
     let sought = id.clone();
-    let found = store.write(move |conn| {
-        if let Some(days) = retention {
-            store::account::set_retention(conn, &sought, days)?;
-        }
-        Ok(store::account::update(conn, &sought, status.as_deref(), limits.as_deref())?)
+    let writer = store.clone();
+    let found = whole(async move {
+        let found = writer.write(move |conn| {
+            if let Some(days) = retention {
+                store::account::set_retention(conn, &sought, days)?;
+            }
+            Ok(store::account::update(conn, &sought, status.as_deref(), limits.as_deref())?)
+        });
+        let found = found.await?;
+        keyring.forget();
+        Ok(found)
     });
-    let found = found.await?;
-    keyring.forget();
-    if !found {
+    if !found.await? {
         return Err(Error::NotFound("the account").into());
     }
     Ok(HttpResponse::Ok().json(objects::Account::from(&find(&store, id).await?)))

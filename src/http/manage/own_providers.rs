@@ -9,6 +9,7 @@ use crate::error::{Error, Invalid};
 use crate::http::access::Tenant;
 use crate::http::body;
 use crate::http::error::ApiError;
+use crate::http::whole::whole;
 use crate::outbound::{self, MAX_URL};
 use crate::provider::{OWN, Routes};
 use crate::store::account_provider::OwnRow;
@@ -66,8 +67,13 @@ pub async fn set(
     let sealed = vault.seal(belongs(&row), &key.into());
     row.sealed = sealed.ok_or_else(|| Error::Internal("a key that cannot be sealed".to_owned()))?;
     let object = OwnProvider::from(&row);
-    let new = store.write(move |conn| store::account_provider::set(conn, &row)).await?;
-    credentials.forget(&tenant.account);
+    let set = move |conn: &mut _| store::account_provider::set(conn, &row);
+    let new = whole(async move {
+        let new = store.write(set).await?;
+        credentials.forget(&tenant.account);
+        Ok(new)
+    });
+    let new = new.await?;
     Ok(if new { HttpResponse::Created() } else { HttpResponse::Ok() }.json(object))
 }
 
@@ -112,7 +118,11 @@ pub async fn delete(
 ) -> Answer {
     let (owner, name) = (tenant.account.clone(), name.into_inner());
     let delete = move |conn: &mut _| Ok(store::account_provider::delete(conn, owner.as_str(), &name)?);
-    let deleted = store.write(delete).await?;
-    credentials.forget(&tenant.account);
+    let deleted = whole(async move {
+        let deleted = store.write(delete).await?;
+        credentials.forget(&tenant.account);
+        Ok(deleted)
+    });
+    let deleted = deleted.await?;
     if deleted { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::NotFound("the provider").into()) }
 }

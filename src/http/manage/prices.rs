@@ -11,6 +11,7 @@ use crate::error::{Error, Invalid};
 use crate::http::access::Operator;
 use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
+use crate::http::whole::whole;
 use crate::id::PriceId;
 use crate::store::{self, Store};
 use crate::wire::native::objects::{self, PriceList, SetPrices};
@@ -40,29 +41,34 @@ pub async fn set(
             (read_list(list, now)?, true)
         }
     };
-    let new = prices.clone();
-    store
-        .write(move |conn| {
+    let mut set: Vec<_> = prices.iter().map(objects::Price::from).collect();
+    whole(async move {
+        let new = prices.clone();
+        let insert = move |conn: &mut _| {
             for (at, price) in new.iter().enumerate() {
                 if !store::price::insert(conn, price)? {
-                    let field = "effective_from";
-                    let path = if many { format!("prices[{at}].{field}") } else { field.to_owned() };
-                    let taken = format!("{} has a price from that moment on", price.model);
-                    return Err(Error::from(Invalid::value(path, taken)).into());
+                    return Err(taken(price, many.then_some(at)).into());
                 }
             }
             Ok(())
-        })
-        .await?;
-    let mut set: Vec<_> = prices.iter().map(objects::Price::from).collect();
-    for price in prices {
-        billing.prices().add(price);
-    }
+        };
+        store.write(insert).await?;
+        prices.into_iter().for_each(|price| billing.prices().add(price));
+        Ok(())
+    })
+    .await?;
     let answer = match set.pop() {
         Some(price) if !many => SetPrices::One(price),
         last => SetPrices::Many(PriceList { prices: set.into_iter().chain(last).collect() }),
     };
     Ok(HttpResponse::Created().json(answer))
+}
+
+/// The model has a price from that moment on already; `at` is the place in a list.
+fn taken(price: &Price, at: Option<usize>) -> Error {
+    let field = "effective_from";
+    let path = at.map_or(field.to_owned(), |at| format!("prices[{at}].{field}"));
+    Invalid::value(path, format_args!("{} has a price from that moment on", price.model)).into()
 }
 
 fn read_list(list: Value, now: EpochMs) -> Result<Vec<Price>, Invalid> {

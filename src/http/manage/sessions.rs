@@ -12,6 +12,7 @@ use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::http::manage::agents::own;
 use crate::http::query::Query;
+use crate::http::whole::whole;
 use crate::id::SessionName;
 use crate::session::{Busy, SessionKey, Sessions};
 use crate::store::session::{Change, SessionRow};
@@ -205,9 +206,12 @@ pub async fn update(
     }
     let row = find(&tenant, &id, &query, &store).await?;
     let (rowid, now) = (row.id, clock::now_ms());
-    let changed = store.write(move |conn| Ok(store::session::change(conn, rowid, &change, now)?)).await?;
-    sessions.reload(key(&row)).await;
-    let row = changed.ok_or(Error::SessionNotFound)?;
+    let changed = whole(async move {
+        let changed = store.write(move |conn| Ok(store::session::change(conn, rowid, &change, now)?)).await?;
+        sessions.reload(key(&row)).await;
+        Ok(changed)
+    });
+    let row = changed.await?.ok_or(Error::SessionNotFound)?;
     Ok(HttpResponse::Ok().json(Session::from(&row)))
 }
 
@@ -221,17 +225,17 @@ pub async fn delete(
     let row = find(&tenant, &id, &query, &store).await?;
     let (key, rowid) = (key(&row), row.id);
     let place = sessions.place(key.clone(), Busy::End).await?;
-    let deleted = store.write(move |conn| {
-        // It is given back after the commit, even if the client does not wait for that.
-        let _held = &place;
-        match store::session::by_id(conn, rowid)? {
+    let deleted = whole(async move {
+        let deleted = store.write(move |conn| match store::session::by_id(conn, rowid)? {
             Some(row) => Ok(store::session::delete(conn, &row)?),
             None => Ok(false),
-        }
+        });
+        let deleted = deleted.await?;
+        sessions.turns().forget_where(|turn| turn.is_of(&key));
+        drop(place);
+        Ok(deleted)
     });
-    let deleted = deleted.await?;
-    sessions.turns().forget_where(|turn| turn.is_of(&key));
-    if deleted { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::SessionNotFound.into()) }
+    if deleted.await? { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::SessionNotFound.into()) }
 }
 
 /// Which conversation a row is.
