@@ -144,6 +144,41 @@ pub fn lines(
     Ok(lines)
 }
 
+/// The newest messages after number `low` up to number `high`, in order, and whether older ones of them are left out:
+/// those with which they would have more than `most_bytes`. One is there in any case.
+pub fn newest(
+    conn: &mut SqliteConnection,
+    place: Place,
+    (low, high): (i64, i64),
+    most_bytes: usize,
+) -> QueryResult<(Vec<Line>, bool)> {
+    let (mut lines, mut bytes) = (Vec::new(), 0_usize);
+    for Segment { branch, after, upto } in path(conn, place, low)? {
+        let rows = message::table
+            .filter(message::branch_id.eq(branch))
+            .filter(message::seq.between(after.max(low) + 1, upto.min(high)))
+            .order(message::seq.desc())
+            .select((
+                message::branch_id,
+                message::seq,
+                message::turn_seq,
+                message::body,
+                message::created_at,
+            ));
+        for line in rows.load_iter::<Line, diesel::connection::DefaultLoadingMode>(conn)? {
+            let line = line?;
+            bytes = bytes.saturating_add(line.body.len());
+            if bytes > most_bytes && !lines.is_empty() {
+                lines.reverse();
+                return Ok((lines, true));
+            }
+            lines.push(line);
+        }
+    }
+    lines.reverse();
+    Ok((lines, false))
+}
+
 /// Deletes of a branch, and of those before it, what no session has any more. For after a session has left it.
 pub fn let_go(conn: &mut SqliteConnection, left: i64) -> QueryResult<()> {
     let mut next = Some(left);

@@ -411,15 +411,19 @@ pub fn bodies(conn: &mut SqliteConnection, row: &SessionRow) -> QueryResult<Vec<
     Ok(lines.into_iter().map(one).collect())
 }
 
-/// The newest messages before `before`, oldest first.
+/// The newest messages before `before`, oldest first, and whether older ones of the `limit` are left out because they
+/// would have more than `most_bytes` together. One is there in any case.
 pub fn messages(
     conn: &mut SqliteConnection,
     row: &SessionRow,
     before: i64,
     limit: i64,
-) -> QueryResult<Vec<MessageRow>> {
+    most_bytes: usize,
+) -> QueryResult<(Vec<MessageRow>, bool)> {
     let high = row.head.min(before.saturating_sub(1));
-    with_answers(conn, row, (high.saturating_sub(limit).max(0), high), usize::MAX)
+    let range = (high.saturating_sub(limit).max(0), high);
+    let (lines, cut) = branch::newest(conn, row.place(), range, most_bytes)?;
+    Ok((with_answers(conn, row, lines)?, cut))
 }
 
 /// The messages after number `after`, oldest first, at most `limit` of them, and not many more than `most_bytes`.
@@ -430,16 +434,16 @@ pub fn messages_after(
     limit: i64,
     most_bytes: usize,
 ) -> QueryResult<Vec<MessageRow>> {
-    with_answers(conn, row, (after, row.head.min(after.saturating_add(limit))), most_bytes)
+    let range = (after, row.head.min(after.saturating_add(limit)));
+    let lines = branch::lines(conn, row.place(), range, most_bytes)?;
+    with_answers(conn, row, lines)
 }
 
 fn with_answers(
     conn: &mut SqliteConnection,
     row: &SessionRow,
-    range: (i64, i64),
-    most_bytes: usize,
+    lines: Vec<Line>,
 ) -> QueryResult<Vec<MessageRow>> {
-    let lines = branch::lines(conn, row.place(), range, most_bytes)?;
     let mut answers = Vec::new();
     for run in lines.chunk_by(|one, next| one.branch == next.branch) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };

@@ -44,6 +44,7 @@ mod fidelity_answers;
 mod idempotency;
 mod keys;
 mod large_answers;
+mod large_sessions;
 mod ledger_reads;
 mod left_writes;
 mod lifecycle;

@@ -28,6 +28,8 @@ type Answer = Result<HttpResponse, ApiError>;
 const CHAT_MESSAGES_LISTED: i64 = 100;
 /// Messages of one chat.
 const CHAT_MESSAGES: i64 = 1_000;
+/// What the messages of one answer have together, in bytes as they are stored, unless a single one has more.
+const ANSWER_BYTES: usize = 32 * 1024 * 1024;
 /// The longest title, in bytes.
 const MAX_TITLE: usize = 256;
 /// The most notes of a session, and the longest name and value of one, in characters.
@@ -262,12 +264,13 @@ pub async fn messages(
     };
     let row = find(&reader, &id, &query, &store).await?;
     let rowid = row.id;
-    let mut rows = store.read(move |conn| store::session::messages(conn, &row, before, limit + 1)).await?;
-    let page = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = rows.len() > page;
-    if has_more {
+    let read = move |conn: &mut _| store::session::messages(conn, &row, before, limit + 1, ANSWER_BYTES);
+    let (mut rows, cut) = store.read(read).await?;
+    let beyond = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    if beyond {
         rows.remove(0);
     }
+    let has_more = cut || beyond;
     let money = reader.sees_money();
     let one = |row| Message::new(row, money).map_err(|cause| damaged(rowid, &cause));
     let messages = rows.iter().map(one).collect::<Result<_, _>>()?;
@@ -290,9 +293,20 @@ pub async fn list_chats(reader: SessionReader, query: Query, store: web::Data<St
     let (chats, total) = store
         .read(move |conn| {
             let mut chats = Vec::with_capacity(rows.len());
+            let mut left = ANSWER_BYTES;
             for row in &rows {
-                let messages = store::session::messages(conn, row, i64::MAX, CHAT_MESSAGES_LISTED)?;
-                chats.push(Chat::new(row, &messages).unwrap_or_else(|cause| {
+                let (mut messages, mut cut) = match left {
+                    0 => (Vec::new(), row.head > 0),
+                    _ => store::session::messages(conn, row, i64::MAX, CHAT_MESSAGES_LISTED, left)?,
+                };
+                let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
+                if bytes > left && !chats.is_empty() {
+                    messages.clear();
+                    cut = true;
+                }
+                // Whoever comes after one that is cut is left out, so that it is the newest that is there.
+                left = if cut { 0 } else { left.saturating_sub(bytes) };
+                chats.push(Chat::new(row, &messages, cut).unwrap_or_else(|cause| {
                     // The others can be read all the same.
                     tracing::error!(session = row.id, %cause, "a stored session is damaged");
                     Chat::damaged(row)
@@ -314,8 +328,9 @@ pub async fn show_chat(
 ) -> Answer {
     let row = find(&reader, &id, &query, &store).await?;
     let read = row.clone();
-    let messages =
-        store.read(move |conn| store::session::messages(conn, &read, i64::MAX, CHAT_MESSAGES)).await?;
-    let chat = Chat::new(&row, &messages).map_err(|cause| damaged(row.id, &cause))?;
+    let read =
+        move |conn: &mut _| store::session::messages(conn, &read, i64::MAX, CHAT_MESSAGES, ANSWER_BYTES);
+    let (messages, cut) = store.read(read).await?;
+    let chat = Chat::new(&row, &messages, cut).map_err(|cause| damaged(row.id, &cause))?;
     Ok(HttpResponse::Ok().json(chat))
 }

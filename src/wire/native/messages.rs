@@ -159,7 +159,11 @@ pub struct MessageList {
 pub struct Chat {
     #[serde(flatten)]
     session: Session,
+    /// The oldest first.
     messages: Vec<ChatMessage>,
+    /// Older messages are left out because the answer would be too large; `/v2/sessions/{id}/messages` has them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
     /// In a list: what is stored of it cannot be read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     damaged: bool,
@@ -175,11 +179,11 @@ pub struct ChatMessage {
 }
 
 impl Chat {
-    /// The session of `row` with these messages.
+    /// The session of `row` with these messages, the newest that it has; `truncated` if there was no room for more.
     ///
     /// # Errors
     /// When what is stored is no JSON.
-    pub fn new(row: &SessionRow, messages: &[MessageRow]) -> serde_json::Result<Self> {
+    pub fn new(row: &SessionRow, messages: &[MessageRow], truncated: bool) -> serde_json::Result<Self> {
         let short = |message: &MessageRow| {
             let body = body(message)?;
             Ok(ChatMessage {
@@ -189,12 +193,12 @@ impl Chat {
             })
         };
         let messages = messages.iter().map(short).collect::<serde_json::Result<_>>()?;
-        Ok(Self { session: row.into(), messages, damaged: false })
+        Ok(Self { session: row.into(), messages, truncated, damaged: false })
     }
 
     /// The session of `row`, whose messages cannot be read.
     pub fn damaged(row: &SessionRow) -> Self {
-        Self { session: row.into(), messages: Vec::new(), damaged: true }
+        Self { session: row.into(), messages: Vec::new(), truncated: false, damaged: true }
     }
 }
 
