@@ -12,8 +12,10 @@ use crate::session::turns::{Outcome, TurnInfo};
 pub const STREAM_LIFE: Duration = Duration::from_secs(5 * 60);
 /// How long it is known how a turn ended.
 const OUTCOME_LIFE: Duration = Duration::from_secs(60 * 60);
-/// Of how many turns it is known at most.
+/// Of how many turns without a stream it is known at most: as many that had one, and as many that had none.
 const MAX_OUTCOMES: usize = 10_000;
+/// The most turns whose streams are kept. Their bytes have a bound of their own.
+const MAX_STREAMS: usize = 50_000;
 
 /// A turn that has ended.
 #[derive(Clone)]
@@ -32,20 +34,22 @@ pub struct EndedTurn {
 #[derive(Default)]
 pub struct Shelf {
     turns: HashMap<CompletionId, EndedTurn>,
-    /// When each ended. One that was forgotten is still named here until its time is over.
-    by_age: VecDeque<(CompletionId, Instant)>,
-    /// The same for those whose stream is kept.
-    streams: VecDeque<(CompletionId, Instant)>,
+    /// Those whose streams are kept, and when each ended. One that was forgotten is still named until its time is over.
+    streams: Notes,
+    /// The same for those whose streams were let go: who asks for one is told so.
+    tombs: Notes,
+    /// The same for those that had no stream.
+    plain: Notes,
 }
+
+type Notes = VecDeque<(CompletionId, Instant)>;
 
 impl Shelf {
     /// Puts a turn on the shelf; answers the streams for which the time or the room is over.
     pub fn put(&mut self, turn: EndedTurn, now: Instant) -> Vec<Log> {
         let id = turn.info.completion.clone();
-        self.by_age.push_back((id.clone(), now));
-        if turn.log.is_some() {
-            self.streams.push_back((id.clone(), now));
-        }
+        let notes = if turn.log.is_some() { &mut self.streams } else { &mut self.plain };
+        notes.push_back((id.clone(), now));
         self.turns.insert(id, turn);
         self.expire(now)
     }
@@ -64,18 +68,18 @@ impl Shelf {
 
     /// Lets go what is too old; answers the streams among it.
     pub fn expire(&mut self, now: Instant) -> Vec<Log> {
-        let old = |since: Instant, life: Duration| now.saturating_duration_since(since) >= life;
         let mut gone = Vec::new();
-        while self.streams.front().is_some_and(|(_, ended)| old(*ended, STREAM_LIFE)) {
+        while is_due(&self.streams, MAX_STREAMS, STREAM_LIFE, now) {
             gone.extend(self.pop_streams());
         }
-        while self
-            .by_age
-            .front()
-            .is_some_and(|(_, ended)| self.by_age.len() > MAX_OUTCOMES || old(*ended, OUTCOME_LIFE))
-        {
-            let turn = self.by_age.pop_front().and_then(|(id, _)| self.turns.remove(&id));
-            gone.extend(turn.into_iter().flat_map(|turn| [turn.log, turn.again]).flatten());
+        for notes in [&mut self.tombs, &mut self.plain] {
+            while is_due(notes, MAX_OUTCOMES, OUTCOME_LIFE, now) {
+                let Some((id, _)) = notes.pop_front() else { break };
+                // One with a stream has a note among those too.
+                if self.turns.get(&id).is_some_and(|turn| turn.log.is_none() && turn.again.is_none()) {
+                    self.turns.remove(&id);
+                }
+            }
         }
         gone
     }
@@ -93,8 +97,14 @@ impl Shelf {
 
     /// The streams of the oldest note, if they are still there.
     fn pop_streams(&mut self) -> Vec<Log> {
-        let turn = self.streams.pop_front().and_then(|(id, _)| self.turns.get_mut(&id));
-        turn.into_iter().flat_map(|turn| [turn.log.take(), turn.again.take()]).flatten().collect()
+        let Some((id, ended)) = self.streams.pop_front() else { return Vec::new() };
+        let turn = self.turns.get_mut(&id);
+        let gone: Vec<_> =
+            turn.into_iter().flat_map(|turn| [turn.log.take(), turn.again.take()]).flatten().collect();
+        if !gone.is_empty() {
+            self.tombs.push_back((id, ended));
+        }
+        gone
     }
 
     /// A turn that is known.
@@ -107,6 +117,12 @@ impl Shelf {
         let gone = self.turns.extract_if(|_, turn| chosen(&turn.info));
         gone.flat_map(|(_, turn)| [turn.log, turn.again]).flatten().collect()
     }
+}
+
+/// Whether the first of these has to go.
+fn is_due(notes: &Notes, most: usize, life: Duration, now: Instant) -> bool {
+    let old = |ended: Instant| now.saturating_duration_since(ended) >= life;
+    notes.front().is_some_and(|(_, ended)| notes.len() > most || old(*ended))
 }
 
 #[cfg(test)]
@@ -170,5 +186,28 @@ mod tests {
         }
         assert_eq!((has_stream(&shelf, "0"), has_stream(&shelf, "1")), (None, Some(false)));
         assert_eq!(shelf.turns.len(), MAX_OUTCOMES);
+    }
+
+    #[test]
+    fn plain_turns_however_many_push_out_no_stream_and_no_word_of_one_that_has_gone() {
+        let (mut shelf, now) = (Shelf::default(), Instant::now());
+        shelf.put(ended("gone", true), now);
+        shelf.put(ended("kept", true), now);
+        shelf.put(ended("again", false), now);
+        assert!(shelf.put_again(ended("again", false), log(), now).is_empty());
+        assert_eq!(shelf.take_oldest_streams().len(), 1);
+        for number in 0..=MAX_OUTCOMES {
+            assert!(shelf.put(ended(&number.to_string(), false), now).is_empty());
+        }
+        assert_eq!((has_stream(&shelf, "gone"), has_stream(&shelf, "kept")), (Some(false), Some(true)));
+        assert!(shelf.find(&"again".into()).is_some_and(|turn| turn.again.is_some()));
+    }
+
+    #[test]
+    fn of_more_streams_than_the_bound_the_oldest_goes_and_leaves_word() {
+        let (mut shelf, now) = (Shelf::default(), Instant::now());
+        let gone = (0..=MAX_STREAMS).map(|number| shelf.put(ended(&number.to_string(), true), now).len());
+        assert_eq!(gone.sum::<usize>(), 1);
+        assert_eq!((has_stream(&shelf, "0"), has_stream(&shelf, "1")), (Some(false), Some(true)));
     }
 }

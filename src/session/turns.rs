@@ -382,9 +382,11 @@ impl Drop for Entered {
         }
         let mut gone = Vec::new();
         let mut list = self.turns.0.lock();
-        if let Some(Entry { info, log, forgotten, .. }) = list.running.remove(&self.completion) {
-            let kept = !forgotten && info.is_kept();
-            if !forgotten {
+        if let Some(Entry { info, log, stop, forgotten }) = list.running.remove(&self.completion) {
+            // Of one that was refused before anybody could read of it, nobody has the id. Who stops one asks how it ended.
+            let known = !forgotten && (stop.is_none() || log.was_read());
+            let kept = known && info.is_kept();
+            if known {
                 let outcome = self.outcome.unwrap_or(Outcome::Failed);
                 let turn = EndedTurn { info, outcome, log: kept.then(|| log.clone()), again: None };
                 gone = list.ended.put(turn, Instant::now());

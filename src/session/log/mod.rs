@@ -200,6 +200,11 @@ impl Log {
         (state.tape.present(), state.tape.kept())
     }
 
+    /// Whether anybody has ever read it, or begun to.
+    pub fn was_read(&self) -> bool {
+        self.lock().tape.was_read()
+    }
+
     /// Whether everything is kept from the first event on.
     pub fn is_whole(&self) -> bool {
         self.lock().tape.is_whole()

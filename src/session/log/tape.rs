@@ -245,6 +245,11 @@ impl Tape {
         self.ended
     }
 
+    /// Whether anybody has ever read it, or begun to.
+    pub fn was_read(&self) -> bool {
+        self.keys > 0
+    }
+
     /// Whether everything is kept from the first event on.
     pub fn is_whole(&self) -> bool {
         self.first() == 1
