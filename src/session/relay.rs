@@ -50,6 +50,8 @@ pub struct First {
     /// What it is for the client: a delta at once, or part of the end.
     pending: Vec<Bytes>,
     tail: Vec<Bytes>,
+    /// Bytes of the tail.
+    tail_bytes: usize,
     usage_chunk: Option<Bytes>,
     /// Whether all that comes belongs to the end, since it goes on from a chunk that does.
     held: bool,
@@ -65,6 +67,7 @@ impl First {
             reply,
             pending: Vec::new(),
             tail: vec![answer],
+            tail_bytes: 0,
             usage_chunk: None,
             held: false,
             completer: Completer::default(),
@@ -78,6 +81,7 @@ impl First {
             reply: Reply::default(),
             pending: Vec::new(),
             tail: Vec::new(),
+            tail_bytes: 0,
             usage_chunk: None,
             held: false,
             completer: Completer::default(),
@@ -88,21 +92,26 @@ impl First {
         Ok(first)
     }
 
+    /// Keeps a chunk until the charge is made.
+    fn hold_back(&mut self, chunk: Bytes) {
+        self.tail_bytes += chunk.len();
+        self.tail.push(chunk);
+    }
+
     /// Takes in a chunk; answers it if it goes to the client now. The chunks that tell the end wait for the charge.
     fn take(&mut self, chunk: Bytes) -> Result<Option<Bytes>, UpstreamFailure> {
         let chunk = self.completer.complete(chunk);
         let kind = self.reply.absorb(&chunk).map_err(|cause| malformed(&cause))?;
-        let tail: usize = self.tail.iter().map(Bytes::len).sum();
-        if self.reply.kept_bytes() + (tail + chunk.len()) as u64 > MAX_KEPT {
+        if self.reply.kept_bytes() + (self.tail_bytes + chunk.len()) as u64 > MAX_KEPT {
             let cause = format!("an answer of over {MAX_KEPT} bytes");
             return Err(UpstreamFailure::new(UpstreamKind::Invalid, cause));
         }
         match kind {
             Chunk::Delta if !self.held => return Ok(Some(chunk)),
-            Chunk::Delta | Chunk::Finish => self.tail.push(chunk),
+            Chunk::Delta | Chunk::Finish => self.hold_back(chunk),
             Chunk::Mixed => {
                 self.held = true;
-                self.tail.push(chunk);
+                self.hold_back(chunk);
             }
             Chunk::Usage => self.usage_chunk = Some(chunk),
             Chunk::Error(error) => {
