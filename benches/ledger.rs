@@ -339,6 +339,7 @@ fn settlement() -> Settlement {
             metadata: None,
             opening: None,
         }),
+        summary: None,
         answer: None,
     }
 }

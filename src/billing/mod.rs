@@ -162,6 +162,7 @@ impl Drop for Hold {
                 source: UsageSource::Recovered,
                 served: self.served.take(),
                 turn: None,
+                summary: None,
                 answer: None,
             });
             // Bounded by the open holds: each says this once.

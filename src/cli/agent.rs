@@ -12,7 +12,7 @@ use super::{Plan, output};
 const FIRST: &[&str] =
     &["id", "name", "description", "model", "fallbacks", "instructions", "temperature", "max_tokens"];
 const COLUMNS: &[&str] = &["id", "name", "model", "description", "created_at"];
-const CLEARABLE: [&str; 10] = [
+const CLEARABLE: [&str; 11] = [
     "description",
     "instructions",
     "temperature",
@@ -20,6 +20,7 @@ const CLEARABLE: [&str; 10] = [
     "parameters",
     "fallbacks",
     "context_tokens",
+    "context",
     "expires_after",
     "locked",
     "metadata",
@@ -119,6 +120,9 @@ pub(super) struct Settings {
     /// The longest prompt, in tokens: beyond it the oldest turns are left out
     #[arg(long, value_name = "N")]
     context_tokens: Option<u64>,
+    /// What becomes of the turns that are left out: truncate, or summarize for a summary in their place
+    #[arg(long, value_name = "HOW", value_parser = ["truncate", "summarize"])]
+    context: Option<String>,
     /// Seconds without a turn after which a session closes
     #[arg(long, value_name = "SECONDS")]
     expires_after: Option<u64>,
@@ -144,6 +148,7 @@ impl Settings {
             .set_all("parameters", self.params.into_iter().collect::<Map<_, _>>())
             .set_all("fallbacks", self.fallbacks)
             .set("context_tokens", self.context_tokens)
+            .set("context", self.context)
             .set("expires_after", self.expires_after)
             .set_all("locked", self.locked)
             .set_all("metadata", metadata))

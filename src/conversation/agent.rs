@@ -12,6 +12,8 @@ use crate::id::{AccountId, AgentId};
 pub const MAX_NAME: usize = 256;
 /// The most fallbacks of an agent.
 pub const MAX_FALLBACKS: usize = 8;
+/// The smallest window in which a summary has room, in tokens.
+pub const LEAST_SUMMED_UP: u64 = 1_024;
 /// The longest instructions, in bytes.
 pub const MAX_INSTRUCTIONS: usize = 256 * 1024;
 
@@ -58,6 +60,8 @@ pub struct Definition {
     /// Size of the window that history has to fit, in tokens.
     #[schemars(range(min = 1))]
     pub context_tokens: Option<u64>,
+    /// What becomes of the turns that do not fit into it.
+    pub context: Context,
     /// Idle seconds after which a session is closed.
     #[schemars(range(min = 1))]
     pub expires_after: Option<u64>,
@@ -65,6 +69,17 @@ pub struct Definition {
     pub locked: Vec<String>,
     /// The tenant's own notes.
     pub metadata: Map<String, Value>,
+}
+
+/// What becomes of the turns that do not fit into a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Context {
+    /// They are left out.
+    #[default]
+    Truncate,
+    /// A summary stands for them.
+    Summarize,
 }
 
 /// Fields that `parameters` may not set, since they have a place of their own or are ours.
@@ -108,6 +123,11 @@ impl Definition {
             if value == Some(0) {
                 return Err(Invalid::value(name, "expected a whole number above 0"));
             }
+        }
+        if self.context == Context::Summarize && self.context_tokens.is_none_or(|most| most < LEAST_SUMMED_UP)
+        {
+            let expected = format_args!("expected at least {LEAST_SUMMED_UP} where `context` is `summarize`");
+            return Err(Invalid::value("context_tokens", expected));
         }
         if self.fallbacks.len() > MAX_FALLBACKS {
             return Err(Invalid::value("fallbacks", format_args!("expected at most {MAX_FALLBACKS} models")));

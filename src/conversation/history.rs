@@ -1,6 +1,9 @@
 //! The stored turns of a session, as its actor holds them, and what of them a turn's prompt takes.
 
+use std::sync::Arc;
+
 use crate::conversation::message::{Fingerprint, Message, Role};
+use crate::conversation::summary;
 use crate::conversation::tokens::{PER_MESSAGE, Ratio};
 
 /// Tokens that an image or the like costs.
@@ -12,6 +15,38 @@ pub struct History {
     messages: Vec<Message>,
     /// Where each turn begins.
     starts: Vec<usize>,
+    summary: Option<Summary>,
+}
+
+/// What stands for the beginning of a history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The number of messages that it stands for.
+    pub upto: usize,
+    /// Its text.
+    pub text: Arc<str>,
+}
+
+/// What of a history a prompt takes.
+#[derive(Clone, Debug)]
+pub struct Window<'a> {
+    /// What stands for turns that are left out.
+    pub summary: Option<&'a Arc<str>>,
+    /// The newest messages.
+    pub kept: &'a [Message],
+    /// How many turns are left out.
+    pub dropped: usize,
+}
+
+/// What a new summary has to stand for.
+#[derive(Clone, Debug)]
+pub struct Due<'a> {
+    /// The one that it takes the place of.
+    pub before: Option<&'a Arc<str>>,
+    /// What was said since.
+    pub said: &'a [Message],
+    /// The number of messages that it will stand for.
+    pub upto: usize,
 }
 
 impl History {
@@ -59,18 +94,64 @@ impl History {
         matched
     }
 
-    /// The turns that fit into `window` tokens together with `new`, the newest ones, and how many were left out.
+    /// The turns that fit into `window` tokens together with `new`, the newest ones.
+    pub fn window(&self, window: Option<u64>, new: &[&Message], ratio: Ratio) -> Window<'_> {
+        let room = window.map_or(u64::MAX, |window| window.saturating_sub(weight(new, ratio)));
+        self.newest(0, room, None, ratio)
+    }
+
+    /// The same with a summary in the place of the turns that it stands for, if there is one and it fits.
+    pub fn summed_up(&self, window: u64, new: &[&Message], ratio: Ratio) -> Window<'_> {
+        let room = window.saturating_sub(weight(new, ratio));
+        let own = self.summary.as_ref().map(|own| (own, ratio.tokens(own.text.len() as u64)));
+        match own.filter(|(_, tokens)| *tokens <= room) {
+            Some((own, tokens)) => self.newest(own.upto, room - tokens, Some(&own.text), ratio),
+            None => self.newest(0, room, None, ratio),
+        }
+    }
+
+    /// What has to be summed up before the next turn, so that the turns that do not fit with `new` into `window` tokens
+    /// are not lost to it. More than that, so that the turns after it fit as well.
+    pub fn due(&self, window: u64, new: &[&Message], ratio: Ratio) -> Option<Due<'_>> {
+        let covered = self.summary.as_ref().map_or(0, |own| own.upto);
+        let own = self.summary.as_ref().map_or(0, |own| ratio.tokens(own.text.len() as u64));
+        let room = window.saturating_sub(weight(new, ratio));
+        if room < summary::most_tokens(window)
+            || self.start(covered, room.saturating_sub(own), ratio).0 <= covered
+        {
+            return None;
+        }
+        let upto = self.start(covered, (room - summary::most_tokens(window)) / 2, ratio).0;
+        let before = self.summary.as_ref().map(|own| &own.text);
+        Some(Due { before, said: &self.messages[covered..upto], upto })
+    }
+
+    /// Takes a summary for the one before.
+    pub fn sum_up(&mut self, summary: Summary) {
+        self.summary = Some(summary).filter(|new| new.upto <= self.messages.len());
+    }
+
+    fn newest<'a>(
+        &'a self,
+        covered: usize,
+        room: u64,
+        summary: Option<&'a Arc<str>>,
+        ratio: Ratio,
+    ) -> Window<'a> {
+        let (start, turns) = self.start(covered, room, ratio);
+        Window { summary, kept: &self.messages[start..], dropped: self.starts.len() - turns }
+    }
+
+    /// Where the newest turns begin that have room together, and how many they are; none that begins before `covered`.
     ///
     /// Turns that begin with the result of a tool stay with the turn that called it.
-    pub fn window(&self, window: Option<u64>, new: &[&Message], ratio: Ratio) -> (&[Message], usize) {
-        let Some(window) = window else { return (&self.messages, 0) };
-        let tokens = |message: &Message| tokens(message, ratio);
-        let mut used: u64 = new.iter().map(|message| tokens(message)).sum();
-        let (mut kept, mut kept_turns) = (self.messages.len(), 0);
-        for (count, start) in self.starts.iter().rev().enumerate() {
+    fn start(&self, covered: usize, room: u64, ratio: Ratio) -> (usize, usize) {
+        let (mut kept, mut kept_turns, mut used) = (self.messages.len(), 0, 0_u64);
+        for (count, start) in self.starts.iter().rev().enumerate().take_while(|(_, start)| **start >= covered)
+        {
             let end = self.starts.get(self.starts.len() - count).copied().unwrap_or(self.messages.len());
-            used += self.messages[*start..end].iter().map(tokens).sum::<u64>();
-            if used > window {
+            used += self.messages[*start..end].iter().map(|message| tokens(message, ratio)).sum::<u64>();
+            if used > room {
                 break;
             }
             let first = self.messages.get(*start).map(|message| message.role);
@@ -78,8 +159,12 @@ impl History {
                 (kept, kept_turns) = (*start, count + 1);
             }
         }
-        (&self.messages[kept..], self.starts.len() - kept_turns)
+        (kept, kept_turns)
     }
+}
+
+fn weight(messages: &[&Message], ratio: Ratio) -> u64 {
+    messages.iter().map(|message| tokens(message, ratio)).sum()
 }
 
 fn extend(pattern: &[Fingerprint], fallback: &[usize], mut matched: usize, next: &Fingerprint) -> usize {
@@ -145,9 +230,8 @@ mod tests {
         let brought = history(&[&["u 1", "a 2", "u 3", "a call", "t result", "a 4", "u 5", "a 6"]]);
         let new = say("u 7");
         let kept = |window| brought.window(Some(window), &[&new], Ratio::default());
-        assert_eq!((kept(10_000).0.len(), kept(10_000).1), (8, 0));
-        assert_eq!((kept(16).0.len(), kept(16).1), (2, 2));
-        assert_eq!((kept(39).0.len(), kept(39).1), (6, 1));
+        let kept = |window| (kept(window).kept.len(), kept(window).dropped);
+        assert_eq!([10_000, 16, 39].map(kept), [(8, 0), (2, 2), (6, 1)]);
     }
 
     #[test]
@@ -155,17 +239,59 @@ mod tests {
         let long = format!("u {}", "x".repeat(400));
         let stored = history(&[&[&long, "a 1"], &["u 2", "a 3"], &["u 4", "a 5"]]);
         let new = say("u 6");
-        assert_eq!(stored.window(None, &[&new], Ratio::default()).1, 0);
-        let (kept, dropped) = stored.window(Some(60), &[&new], Ratio::default());
-        assert_eq!((kept.len(), dropped), (4, 1));
-        assert_eq!(stored.window(Some(1), &[&new], Ratio::default()).1, 3);
+        let kept = |window| {
+            let kept = stored.window(window, &[&new], Ratio::default());
+            (kept.kept.len(), kept.dropped)
+        };
+        assert_eq!([None, Some(60), Some(1)].map(kept), [(6, 0), (4, 1), (0, 3)]);
     }
 
     #[test]
     fn a_tool_result_is_not_parted_from_its_call() {
         let stored = history(&[&["u 1", "a call"], &["t result", "a 2"]]);
         let new = say("u 6");
-        let (kept, dropped) = stored.window(Some(16), &[&new], Ratio::default());
-        assert_eq!((kept.len(), dropped), (0, 2));
+        let kept = stored.window(Some(16), &[&new], Ratio::default());
+        assert_eq!((kept.kept.len(), kept.dropped), (0, 2));
+    }
+
+    /// Ten turns of 108 tokens each.
+    fn long() -> History {
+        let (asks, answers) = (format!("u {}", "x".repeat(200)), format!("a {}", "y".repeat(200)));
+        history(&[[asks.as_str(), answers.as_str()].as_slice(); 10])
+    }
+
+    fn summed_up(history: &mut History, upto: usize, tokens: usize) {
+        history.sum_up(Summary { upto, text: "s".repeat(4 * tokens).into() });
+    }
+
+    #[test]
+    fn a_summary_is_due_when_turns_do_not_fit_and_makes_room_for_some_to_come() {
+        let (mut long, new) = (long(), say("u 6"));
+        let due = |long: &History, window| {
+            long.due(window, &[&new], Ratio::default()).map(|due| (due.said.len(), due.upto))
+        };
+        assert_eq!(due(&long, 1_200), None, "all of it fits");
+        assert_eq!(due(&long, 1_000), Some((14, 14)), "three turns are left, a third of the window");
+        summed_up(&mut long, 14, 50);
+        assert_eq!(due(&long, 1_000), None);
+        assert_eq!(due(&long, 300), Some((4, 18)), "only what came after it");
+        summed_up(&mut long, 20, 50);
+        assert_eq!(due(&long, 300), None, "nothing is left");
+    }
+
+    #[test]
+    fn a_summary_stands_for_what_it_covers_and_for_nothing_else() {
+        let (mut long, new) = (long(), say("u 6"));
+        let window = |long: &History, window| {
+            let found = long.summed_up(window, &[&new], Ratio::default());
+            (found.summary.is_some(), found.kept.len(), found.dropped)
+        };
+        assert_eq!(window(&long, 500), (false, 8, 6));
+        summed_up(&mut long, 14, 50);
+        assert_eq!(window(&long, 1_000), (true, 6, 7), "not what it stands for, though it has room");
+        assert_eq!(window(&long, 300), (true, 4, 8));
+        assert_eq!(window(&long, 40), (false, 0, 10), "one that does not fit is left out as well");
+        summed_up(&mut long, 21, 1);
+        assert_eq!(window(&long, 500), (false, 8, 6), "it has not so many messages");
     }
 }

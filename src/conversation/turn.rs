@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::auth::caller::Caller;
 use crate::conversation::agent::Agent;
 use crate::conversation::message::{Message, Role};
+use crate::conversation::summary;
 use crate::id::{CompletionId, RequestId, SessionName};
 use crate::json::{Fields, Raw};
 use crate::store::request_key::Idempotency;
@@ -47,10 +48,9 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// The agent's instructions as a message, if it has any.
-    pub fn instructions(&self) -> Option<Raw> {
-        let text = self.agent.definition.instructions.as_deref().filter(|text| !text.is_empty())?;
-        Some(Raw::of(&serde_json::json!({"role": "system", "content": text})))
+    /// The agent's instructions, if it has any, with a summary of what is left out of the prompt.
+    pub fn instructions(&self, summary: Option<&str>) -> Option<String> {
+        summary::instructions(self.agent.definition.instructions.as_deref(), summary)
     }
 
     /// The client's messages without its instructions.

@@ -9,7 +9,7 @@ use crate::auth::api_key::KeyKind;
 use crate::billing::catalogue::{DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
 use crate::billing::{HOLD_LIFE_MS, Hold};
 use crate::clock;
-use crate::conversation::history::History;
+use crate::conversation::history::{History, Summary};
 use crate::conversation::message::Message;
 use crate::conversation::turn::{NamedBy, OnDisconnect, Turn};
 use crate::error::{Error, Stop};
@@ -20,6 +20,7 @@ use crate::session::attempt::{self, Asked, Candidate};
 use crate::session::messages::RunTurn;
 use crate::session::prompt::Prompt;
 use crate::session::relay::{self, Stored};
+use crate::session::summary;
 use crate::session::turns::Entered;
 use crate::session::{LocalRooms, Running, SessionKey, TurnEvent};
 use crate::store::hold::{self, NewHold};
@@ -83,7 +84,7 @@ pub async fn conduct(
             return Some(conversation);
         }
         Ok(why) = &mut stop => Err(Error::Stopped(why)),
-        opened = open(&local, &conversation, &turn, &permit) => opened,
+        opened = open(&local, &mut conversation, &turn, &permit) => opened,
     };
     let opened = match opened {
         Ok(opened) => opened,
@@ -152,14 +153,14 @@ async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result
     }
     let key = key.clone();
     let found = local.rooms.store.read(move |conn| {
-        use crate::store::session;
+        use crate::store::{session, session_summary};
         let found = session::find(conn, key.account.as_str(), key.agent.as_str(), key.name.as_str())?;
         Ok(match found {
-            Some(row) => Some((session::bodies(conn, &row)?, row)),
+            Some(row) => Some((session::bodies(conn, &row)?, session_summary::find(conn, row.id)?, row)),
             None => None,
         })
     });
-    let Some((bodies, row)) = found.await? else {
+    let Some((bodies, summary, row)) = found.await? else {
         return Ok(Conversation { updated_at: clock::now_ms(), ..Conversation::default() });
     };
     let mut history = History::default();
@@ -177,6 +178,10 @@ async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result
     if !turn.1.is_empty() {
         history.push_turn(turn.1);
     }
+    if let Some(summary) = summary {
+        let upto = usize::try_from(summary.upto).unwrap_or(usize::MAX);
+        history.sum_up(Summary { upto, text: summary.body.into() });
+    }
     Ok(Conversation {
         stored: true,
         named_by_server: row.named_by == "server",
@@ -189,13 +194,14 @@ async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result
 /// Session rules, tokens, money, provider: in this order, and all of it before the first byte to the client.
 async fn open(
     local: &LocalRooms,
-    conversation: &Conversation,
+    conversation: &mut Conversation,
     turn: &Turn,
     permit: &Permit,
 ) -> Result<Opened, Error> {
     check_session(conversation, turn)?;
     let candidates = attempt::candidates(local, turn).await?;
     let scale = candidates.first().map(|first| local.rooms.ratios.of(&first.route.model)).unwrap_or_default();
+    let summed_up = summary::keep_up(local, &mut conversation.history, turn, permit, &candidates).await;
     let prompt = Prompt::assemble(turn, &conversation.history, scale);
     // Whoever serves it in the end, the hold covers the prompt as that one may count it.
     let prompt_max = candidates.iter().map(|candidate| prompt.most_tokens(&candidate.route.model)).max();
@@ -203,7 +209,8 @@ async fn open(
     let wanted = turn.max_output.unwrap_or(default_output);
     let least = turn.max_output.unwrap_or(LEAST_MAX_OUTPUT.min(default_output));
     let debit = permit.debit(prompt.likely_tokens() + turn.n * wanted).await?;
-    let new = new_hold(local, turn, &candidates, prompt_max.unwrap_or(0), wanted, least);
+    let mut new = new_hold(local, turn, &candidates, prompt_max.unwrap_or(0), wanted, least);
+    new.step = i32::from(summed_up);
     let mut hold = match local.rooms.billing.reserve(new).await {
         Ok(hold) => hold,
         Err(error) => {
@@ -243,7 +250,8 @@ fn priced(candidate: &Candidate) -> hold::Candidate {
     hold::Candidate { model: candidate.route.counted_as.clone(), price: candidate.price.clone() }
 }
 
-fn new_hold(
+/// What a call of a turn reserves, its first one unless said otherwise.
+pub fn new_hold(
     local: &LocalRooms,
     turn: &Turn,
     candidates: &[Candidate],

@@ -14,6 +14,7 @@ mod registry;
 mod relay;
 mod replay;
 mod shelf;
+mod summary;
 pub mod turns;
 
 use std::hash::{DefaultHasher, Hash, Hasher};

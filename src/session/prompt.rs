@@ -1,7 +1,10 @@
 //! What the provider gets to read: instructions, history, the new messages.
 
+use std::sync::Arc;
+
 use crate::billing::catalogue::{self, TOKENS_PER_MEDIUM};
-use crate::conversation::history::History;
+use crate::conversation::agent::Context;
+use crate::conversation::history::{History, Window};
 use crate::conversation::message::Message;
 use crate::conversation::opening::Opening;
 use crate::conversation::reply::BYTES_PER_TOKEN;
@@ -43,20 +46,26 @@ impl Prompt {
     pub fn assemble(turn: &Turn, history: &History, scale: Scale) -> Self {
         let matched = history.matched(&turn.spoken());
         let (leading, new) = split_new(&turn.messages, matched);
-        let (kept, dropped) = history.window(turn.agent.definition.context_tokens, &new, scale.ratio);
-        let instructions = turn.instructions();
+        let definition = &turn.agent.definition;
+        let window = match (definition.context, definition.context_tokens) {
+            (Context::Summarize, Some(tokens)) => history.summed_up(tokens, &new, scale.ratio),
+            (_, tokens) => history.window(tokens, &new, scale.ratio),
+        };
+        let Window { summary, kept, dropped } = window;
+        let instructions = turn.instructions(summary.map(Arc::as_ref));
         let mut prompt = Self {
             messages: Vec::with_capacity(1 + leading.len() + kept.len() + new.len()),
             new: Vec::new(),
             matched,
             dropped,
             opens: history.is_empty(),
-            bytes: turn.agent.definition.instructions.as_ref().map_or(0, |text| text.len() as u64),
+            bytes: instructions.as_ref().map_or(0, |text| text.len() as u64),
             media: 0,
             tools: turn.fields.given("tools").is_some(),
             scale,
         };
-        prompt.messages.extend(instructions);
+        let system = |text| Raw::of(&serde_json::json!({"role": "system", "content": text}));
+        prompt.messages.extend(instructions.map(system));
         // An answer that was cut before its first token says nothing and would only be refused.
         let kept: Vec<&Message> = kept.iter().filter(|message| !message.empty).collect();
         let told: Vec<&Message> = kept.iter().chain(&new).copied().collect();
@@ -77,6 +86,23 @@ impl Prompt {
             prompt.bytes += turn.fields.given(name).map_or(0, |value| value.bytes().len() as u64);
         }
         prompt.new = new.into_iter().filter(|message| !message.role.is_instruction()).cloned().collect();
+        prompt
+    }
+
+    /// A prompt of our own, beside what is said in the conversation.
+    pub fn of(messages: &[Message], scale: Scale) -> Self {
+        let mut prompt = Self {
+            messages: Vec::with_capacity(messages.len()),
+            new: Vec::new(),
+            matched: 0,
+            dropped: 0,
+            opens: false,
+            bytes: 0,
+            media: 0,
+            tools: false,
+            scale,
+        };
+        messages.iter().for_each(|message| prompt.push(message));
         prompt
     }
 

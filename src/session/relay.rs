@@ -92,6 +92,11 @@ impl First {
         Ok(first)
     }
 
+    /// What came so far.
+    pub fn reply(&self) -> &Reply {
+        &self.reply
+    }
+
     /// Keeps a chunk until the charge is made.
     fn hold_back(&mut self, chunk: Bytes) {
         self.tail_bytes += chunk.len();
@@ -219,7 +224,7 @@ pub async fn relay(
     let answer =
         (complete && turn.idempotency.is_some()).then(|| kept(turn, &first, &prompt, shown, (ttft, started)));
     let served = hold.served().cloned();
-    let settlement = Settlement { usage, source, served, turn: Some(stored), answer };
+    let settlement = Settlement { usage, source, served, turn: Some(stored), summary: None, answer };
     crate::failpoint::hit("all received");
     let settled = timeout(COMMIT_WAIT, hold.settle(settlement)).await;
     let settled = settled.unwrap_or_else(|_| Err(Error::StoreUnavailable("the charge is late".to_owned())));
@@ -424,7 +429,7 @@ fn failure(end: End) -> Option<Error> {
 
 /// The provider's count, or ours where it told none or nonsense; ours never exceeds what the hold covers. Of an answer
 /// that was cut the provider may have told the prompt, which then need not be guessed.
-fn count(reply: &Reply, prompt: &Prompt, prompt_max: u64, ceiling: u64) -> (Usage, UsageSource) {
+pub fn count(reply: &Reply, prompt: &Prompt, prompt_max: u64, ceiling: u64) -> (Usage, UsageSource) {
     let sane = |usage: &Usage| {
         usage.prompt <= prompt_max.saturating_mul(ABSURD) && usage.output <= ceiling.saturating_mul(ABSURD)
     };

@@ -18,10 +18,12 @@ use crate::store::request_key::Idempotency;
 use crate::store::schema::hold::dsl::*;
 use crate::store::schema::{account, api_key};
 use crate::store::session::StoredTurn;
+use crate::store::session_summary::NewSummary;
 use crate::store::usage_record::UsageRow;
 use crate::store::writer::WriteError;
 use crate::store::{
-    account as accounts, key_budget, ledger_entry, price, request_key, session, usage_record, webhook,
+    account as accounts, key_budget, ledger_entry, price, request_key, session, session_summary,
+    usage_record, webhook,
 };
 
 /// What a hold is made for.
@@ -246,6 +248,8 @@ pub struct Settlement {
     pub served: Option<Served>,
     /// The turn to store, if its session still exists.
     pub turn: Option<StoredTurn>,
+    /// The summary to store, if the call made one.
+    pub summary: Option<NewSummary>,
     /// The whole answer, to be given again to a client that asks with the same idempotency key.
     pub answer: Option<String>,
 }
@@ -253,7 +257,7 @@ pub struct Settlement {
 /// The outcome of closing a hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// What was charged.
+    /// What was charged, for the steps of the request before it too.
     pub charged: Nanos,
     /// What the operator bore.
     pub written_off: Nanos,
@@ -326,21 +330,25 @@ pub fn settle(
             written_off: parts.written_off.0,
         },
     )?;
+    let of = session::Of {
+        account: &row.account_id,
+        agent: &row.agent_id,
+        session: &row.session_id,
+        completion: &row.completion_id,
+        hold: &row.id,
+    };
     if let Some(turn) = settlement.turn.as_ref().or(pending_turn(&row).as_ref()) {
-        let of = session::Of {
-            account: &row.account_id,
-            agent: &row.agent_id,
-            session: &row.session_id,
-            completion: &row.completion_id,
-            hold: &row.id,
-        };
         session::append_turn(conn, of, turn, now)?;
+    }
+    if let Some(summary) = &settlement.summary {
+        session_summary::keep(conn, of, summary, now)?;
     }
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     let balance = Nanos(entry.balance_after);
     crate::failpoint::hit("settle executed");
+    let before = usage_record::charged_before(conn, &row.request_id, row.step)?;
     Ok(Closed {
-        charged: parts.charged,
+        charged: Nanos(parts.charged.0 + before),
         written_off: parts.written_off,
         balance,
         usage,
@@ -436,7 +444,8 @@ pub fn recover(conn: &mut SqliteConnection, now: EpochMs) -> Result<Recovered, W
             recovered.released += 1;
         } else {
             let source = UsageSource::Recovered;
-            let settlement = Settlement { usage: marks, source, served: None, turn: None, answer: None };
+            let settlement =
+                Settlement { usage: marks, source, served: None, turn: None, summary: None, answer: None };
             settle(conn, &row.id, &settlement, Some("crash"), now)?;
             recovered.settled += 1;
         }
@@ -488,7 +497,7 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
     let tokens = |count: i64| u64::try_from(count).unwrap_or(0);
     Ok(match usage_record::find(conn, &row.id)? {
         Some(usage) => Closed {
-            charged: Nanos(usage.charged),
+            charged: Nanos(usage.charged + usage_record::charged_before(conn, &row.request_id, row.step)?),
             written_off: Nanos(usage.written_off),
             balance,
             usage: Usage {

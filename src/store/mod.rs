@@ -20,6 +20,7 @@ pub mod request_key;
 pub mod schema;
 pub mod session;
 pub mod session_list;
+pub mod session_summary;
 pub mod usage_record;
 pub mod verify;
 pub mod webhook;

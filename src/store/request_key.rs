@@ -6,6 +6,7 @@ use crate::clock::EpochMs;
 use crate::error::Error;
 use crate::store::schema::request_key::dsl::*;
 use crate::store::schema::{hold, ledger_entry, usage_record};
+use crate::store::usage_record::charged_before;
 use crate::store::writer::WriteError;
 
 /// How long an answer is kept for being asked again.
@@ -67,11 +68,12 @@ pub fn find(
         return Ok(Known::Mismatch);
     }
     let (true, Some(stored)) = (progress == "done", stored) else { return Ok(Known::Running) };
-    let (prompt, cached, output, charged, balance) = hold::table
+    let (step, prompt, cached, output, charged, balance) = hold::table
         .inner_join(usage_record::table.on(usage_record::hold_id.eq(hold::id)))
         .inner_join(ledger_entry::table.on(ledger_entry::hold_id.eq(hold::id.nullable())))
         .filter(hold::request_id.eq(&request))
         .select((
+            hold::step,
             usage_record::prompt,
             usage_record::cached,
             usage_record::output,
@@ -79,7 +81,8 @@ pub fn find(
             ledger_entry::balance_after,
         ))
         .order(hold::step.desc())
-        .get_result::<(i64, i64, i64, i64, i64)>(conn)?;
+        .get_result::<(i32, i64, i64, i64, i64, i64)>(conn)?;
+    let charged = charged + charged_before(conn, &request, step)?;
     Ok(Known::Answered(Answered { answer: stored, tokens: [prompt, cached, output], charged, balance }))
 }
 

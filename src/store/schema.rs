@@ -200,6 +200,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    session_summary (session_id) {
+        session_id -> BigInt,
+        upto -> BigInt,
+        body -> Text,
+        hold_id -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
     branch (id) {
         id -> BigInt,
         parent_id -> Nullable<BigInt>,
@@ -263,5 +273,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     message,
     session,
     session_metadata,
+    session_summary,
     agent
 );

@@ -10,8 +10,9 @@ use crate::store::branch::{self, Line, Place};
 use crate::store::fixed::Value::{Int, MaybeText, Text};
 use crate::store::fixed::fixed;
 use crate::store::schema::{agent, hold, session, turn, usage_record};
+use crate::store::usage_record::charged_before;
 use crate::store::writer::WriteError;
-use crate::store::{account, session_list};
+use crate::store::{account, session_list, session_summary};
 
 /// A session, as stored.
 #[derive(Clone, Debug, Queryable, Selectable)]
@@ -273,6 +274,7 @@ pub fn fork(
         session::given_at.eq(of.given_at),
     );
     diesel::update(session::table.find(made.id)).set(taken_over).execute(conn)?;
+    session_summary::copy(conn, of.id, made.id, place.head)?;
     let mut change = new.change.clone();
     change.title = change.title.or_else(|| Some(of.title.clone()));
     change.metadata = change.metadata.or_else(|| Some(session_list::pairs(of.metadata.as_deref())));
@@ -294,6 +296,7 @@ pub fn truncate(
         session::updated_at.eq(now),
     );
     diesel::update(session::table.find(row.id)).set(cut).execute(conn)?;
+    session_summary::cut(conn, row.id, place.head)?;
     if let Some(left) = row.branch_id {
         branch::let_go(conn, left)?;
     }
@@ -396,6 +399,8 @@ pub struct AnswerRow {
     pub cached: Option<i64>,
     pub output: Option<i64>,
     pub charged: Option<i64>,
+    pub request_id: Option<String>,
+    pub step: Option<i32>,
 }
 
 /// Bodies of all messages in order, each with a number that is the same for those of one turn: what a session's
@@ -468,8 +473,9 @@ fn answers_of(
     first: i64,
     last: i64,
 ) -> QueryResult<Vec<AnswerRow>> {
-    turn::table
+    let mut answers: Vec<AnswerRow> = turn::table
         .left_join(usage_record::table.on(usage_record::hold_id.eq(turn::hold_id)))
+        .left_join(hold::table.on(hold::id.eq(turn::hold_id)))
         .filter(turn::branch_id.eq(of_branch))
         .filter(turn::seq.between(first, last))
         .select((
@@ -481,8 +487,18 @@ fn answers_of(
             usage_record::cached.nullable(),
             usage_record::output.nullable(),
             usage_record::charged.nullable(),
+            hold::request_id.nullable(),
+            hold::step.nullable(),
         ))
-        .load(conn)
+        .load(conn)?;
+    for answer in &mut answers {
+        if let (Some(charged), Some(request), Some(step)) =
+            (&mut answer.charged, &answer.request_id, answer.step)
+        {
+            *charged += charged_before(conn, request, step)?;
+        }
+    }
+    Ok(answers)
 }
 
 /// A message as this session has it: what was given may have been stored by another one, in its words.

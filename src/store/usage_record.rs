@@ -3,6 +3,7 @@
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
+use crate::store::schema::hold;
 use crate::store::schema::usage_record::dsl::*;
 
 /// A record, as stored.
@@ -36,6 +37,19 @@ pub fn insert(conn: &mut SqliteConnection, row: &UsageRow) -> QueryResult<()> {
 /// The record of a hold.
 pub fn find(conn: &mut SqliteConnection, of_hold: &str) -> QueryResult<Option<UsageRow>> {
     usage_record.find(of_hold).select(UsageRow::as_select()).get_result(conn).optional()
+}
+
+/// What the steps of a request before that one were charged.
+pub fn charged_before(conn: &mut SqliteConnection, request: &str, step: i32) -> QueryResult<i64> {
+    if step == 0 {
+        return Ok(0);
+    }
+    let before = hold::table
+        .inner_join(usage_record.on(hold_id.eq(hold::id)))
+        .filter(hold::request_id.eq(request))
+        .filter(hold::step.lt(step))
+        .select(charged);
+    Ok(before.load::<i64>(conn)?.into_iter().sum())
 }
 
 /// What usage is summed by.

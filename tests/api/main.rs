@@ -74,5 +74,6 @@ mod session_retention;
 mod session_sharing;
 mod sessions;
 mod store_faults;
+mod summaries;
 mod timeouts;
 mod webhooks;

@@ -81,6 +81,7 @@ pub fn settlement(end: &Settle) -> Settlement {
         source: end.source,
         served: end.served.as_ref().map(served),
         turn: end.turn.as_ref().map(kept),
+        summary: None,
         answer: end.answer.clone(),
     }
 }

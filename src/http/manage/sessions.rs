@@ -18,7 +18,9 @@ use crate::session::{Busy, SessionKey, Sessions};
 use crate::store::session::{Change, SessionRow};
 use crate::store::session_list::Filter;
 use crate::store::{self, Store};
-use crate::wire::native::messages::{Chat, ChatList, Message, MessageList, message_seq};
+use crate::wire::native::messages::{
+    Chat, ChatList, Message, MessageList, Summary, WholeSession, message_seq,
+};
 use crate::wire::native::objects::Session;
 use crate::wire::openai::chat::session_name;
 
@@ -162,7 +164,10 @@ pub async fn show(
     store: web::Data<Store>,
 ) -> Answer {
     let row = find(&reader, &id, &query, &store).await?;
-    Ok(HttpResponse::Ok().json(Session::from(&row)))
+    let (rowid, money) = (row.id, reader.sees_money());
+    let summary = store.read(move |conn| store::session_summary::find(conn, rowid)).await?;
+    let summary = summary.map(|summary| Summary::new(&summary, money));
+    Ok(HttpResponse::Ok().json(WholeSession::new(&row, summary)))
 }
 
 /// The session of that name that the key may see; with `?agent_id=` where two agents have the name.
@@ -264,8 +269,11 @@ pub async fn messages(
     };
     let row = find(&reader, &id, &query, &store).await?;
     let rowid = row.id;
-    let read = move |conn: &mut _| store::session::messages(conn, &row, before, limit + 1, ANSWER_BYTES);
-    let (mut rows, cut) = store.read(read).await?;
+    let read = move |conn: &mut _| {
+        let summary = store::session_summary::find(conn, rowid)?;
+        Ok((store::session::messages(conn, &row, before, limit + 1, ANSWER_BYTES)?, summary))
+    };
+    let ((mut rows, cut), summary) = store.read(read).await?;
     let beyond = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if beyond {
         rows.remove(0);
@@ -274,7 +282,8 @@ pub async fn messages(
     let money = reader.sees_money();
     let one = |row| Message::new(row, money).map_err(|cause| damaged(rowid, &cause));
     let messages = rows.iter().map(one).collect::<Result<_, _>>()?;
-    Ok(HttpResponse::Ok().json(MessageList { messages, has_more }))
+    let summary = summary.map(|summary| Summary::new(&summary, money));
+    Ok(HttpResponse::Ok().json(MessageList { messages, has_more, summary }))
 }
 
 /// What is stored cannot be read. It concerns one session; the log says which.

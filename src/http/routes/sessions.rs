@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::http::endpoint::{Endpoint, Keys, Parameter, delete, get, patch, post, query};
 use crate::http::manage::{branches, export, sessions};
 use crate::http::query::{limit, offset};
-use crate::wire::native::messages::{Chat, ChatList, MessageList};
+use crate::wire::native::messages::{Chat, ChatList, MessageList, WholeSession};
 use crate::wire::native::objects::Session;
 use crate::wire::native::requests::{NewSession, SessionChange, SessionCut, SessionFork};
 
@@ -37,7 +37,7 @@ pub fn endpoints() -> Vec<Endpoint> {
             .about(READING)
             .by(Keys::AgentOrAccount)
             .with([whose()])
-            .answers::<Session>(OK, "The session."),
+            .answers::<WholeSession>(OK, "The session."),
         patch(
             "/v2/sessions/{id}",
             sessions::update,

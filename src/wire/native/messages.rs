@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::rfc3339;
 use crate::store::session::{MessageRow, SessionRow};
+use crate::store::session_summary::SummaryRow;
 use crate::wire::native::objects::Session;
 use crate::wire::native::values::{Time, Usd};
 
@@ -57,6 +58,12 @@ pub struct MessageUsage {
     total_tokens: i64,
 }
 
+impl From<(i64, i64)> for MessageUsage {
+    fn from((prompt, output): (i64, i64)) -> Self {
+        Self { prompt_tokens: prompt, completion_tokens: output, total_tokens: prompt + output }
+    }
+}
+
 impl Message {
     /// The message of `row`, with its cost if the key sees `money`.
     ///
@@ -79,11 +86,7 @@ impl Message {
         let Some(answer) = &row.answer else { return Ok(message) };
         message.status = Some(answer.status.clone());
         message.metadata = answer.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        if let (Some(prompt), Some(output)) = (answer.prompt, answer.output) {
-            let total = prompt + output;
-            message.usage =
-                Some(MessageUsage { prompt_tokens: prompt, completion_tokens: output, total_tokens: total });
-        }
+        message.usage = answer.prompt.zip(answer.output).map(MessageUsage::from);
         message.cost = answer.charged.filter(|_| money).map(Usd::from);
         Ok(message)
     }
@@ -152,6 +155,53 @@ pub struct MessageList {
     pub messages: Vec<Message>,
     /// Whether there are older ones.
     pub has_more: bool,
+    /// What stands for the oldest ones in prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+}
+
+/// What stands for the beginning of a long conversation in its prompts.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Summary {
+    content: String,
+    /// The last message that it stands for.
+    upto: String,
+    created_at: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<MessageUsage>,
+    /// For keys that see money.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Usd>,
+}
+
+impl Summary {
+    /// The summary of `row`, with its cost if the key sees `money`.
+    pub fn new(row: &SummaryRow, money: bool) -> Self {
+        Self {
+            content: row.body.clone(),
+            upto: message_id(row.upto),
+            created_at: row.created_at.into(),
+            usage: row.prompt.zip(row.output).map(MessageUsage::from),
+            cost: row.charged.filter(|_| money).map(Usd::from),
+        }
+    }
+}
+
+/// A session by itself.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct WholeSession {
+    #[serde(flatten)]
+    session: Session,
+    /// What stands for its oldest messages in prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<Summary>,
+}
+
+impl WholeSession {
+    /// The session of `row`.
+    pub fn new(row: &SessionRow, summary: Option<Summary>) -> Self {
+        Self { session: row.into(), summary }
+    }
 }
 
 /// A session with its messages.
