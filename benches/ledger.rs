@@ -373,6 +373,7 @@ fn prepare(conn: &mut SqliteConnection) -> anyhow::Result<Arc<Price>> {
                     session_count: 0,
                     created_at: 0,
                     retention_days: None,
+                    closed_at: None,
                 },
             )?;
             let topup = NewEntry {

@@ -154,6 +154,7 @@ pub async fn run(store: &Store, data: &Path) -> anyhow::Result<Bootstrap> {
         session_count: 0,
         created_at: now,
         retention_days: None,
+        closed_at: None,
     };
     let agent = Agent {
         id: AgentId::random(),

@@ -30,6 +30,7 @@ pub fn tenant(conn: &mut SqliteConnection) -> anyhow::Result<()> {
         session_count: 0,
         created_at: 0,
         retention_days: None,
+        closed_at: None,
     };
     account::insert(conn, &row)?;
     let definition = Definition { name: "bench".to_owned(), ..Definition::default() };

@@ -81,6 +81,12 @@ pub(super) enum Action {
         #[arg(value_parser = parse::id)]
         id: String,
     },
+    /// Close a tenant for good: its agents, keys and sessions go, its running answers end; its ledger stays
+    Close {
+        /// The account (acct_…)
+        #[arg(value_parser = parse::id)]
+        id: String,
+    },
     /// Set after how many idle days a tenant's sessions are deleted for good
     Retention {
         /// The account (acct_…)
@@ -125,6 +131,10 @@ impl Action {
             Self::Show { id } => Plan::new(Call::get(Who::Operator, &["admin", "accounts", &id]), show),
             Self::Suspend { id } => patch(&id, Body::default().set("status", Some("suspended"))),
             Self::Activate { id } => patch(&id, Body::default().set("status", Some("active"))),
+            Self::Close { id } => {
+                let call = Call::delete(Who::Operator, &["admin", "accounts", &id]);
+                Plan::new(call, move |_| format!("closed {id}; its ledger stays"))
+            }
             Self::Retention { id, days } => patch(&id, Body::default().set("retention_days", Some(days))),
             Self::Limits { id, limits, reset } => {
                 let limits = limits.body();

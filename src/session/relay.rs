@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::time::{error::Elapsed, sleep, timeout, timeout_at};
 
+use crate::billing::money::Nanos;
 use crate::conversation::chunk::Completer;
 use crate::conversation::message::Message;
 use crate::conversation::reply::{Chunk, Reply};
@@ -239,7 +240,7 @@ pub async fn relay(
             usage_chunk: first.usage_chunk.take().or_else(|| Some(first.completer.chunk_of(b"[]"))),
             usage: closed.usage,
             usage_raw: first.reply.usage_raw().filter(|_| source == UsageSource::Upstream).cloned(),
-            charged: closed.charged,
+            charged: Nanos(closed.charged.0.saturating_add(closed.earlier.0)),
             balance: closed.balance,
             finish_reason: first.reply.finish_reason().map(str::to_owned),
             content: first.reply.content().filter(|_| !turn.stream).map(str::to_owned),

@@ -3,9 +3,12 @@
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 
+use crate::error::Error;
 use crate::store::fixed::Value::{Int, Text};
 use crate::store::fixed::fixed;
 use crate::store::schema::account::dsl::*;
+use crate::store::writer::WriteError;
+use crate::store::{account_provider, agent, api_key, webhook};
 
 /// A tenant, as stored.
 #[derive(Clone, Debug, Queryable, Selectable, Insertable)]
@@ -23,6 +26,14 @@ pub struct AccountRow {
     pub session_count: i64,
     pub created_at: i64,
     pub retention_days: Option<i64>,
+    pub closed_at: Option<i64>,
+}
+
+impl AccountRow {
+    /// `active`, `suspended` or `closed`.
+    pub fn state(&self) -> &str {
+        if self.closed_at.is_some() { "closed" } else { &self.status }
+    }
 }
 
 /// The account of that id.
@@ -71,6 +82,23 @@ pub fn update(
         found = diesel::update(account.find(id)).set(limits.eq(new)).execute(conn)? == 1;
     }
     Ok(found)
+}
+
+/// Closes an account for good: nothing more is reserved, and nobody comes in or is told of it. Its agents, keys, webhooks
+/// and provider keys go; its sessions go after them, and its ledger stays. Answers the agents that it had.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such account.
+pub fn close_for_good(conn: &mut SqliteConnection, id: &str, now: i64) -> Result<Vec<String>, WriteError> {
+    let row = find(conn, id)?.ok_or(Error::NotFound("the account"))?;
+    let closed =
+        (status.eq("suspended"), closed_at.eq(row.closed_at.unwrap_or(now)), retention_days.eq(None::<i64>));
+    diesel::update(account.find(id)).set(closed).execute(conn)?;
+    let agents = agent::delete_of_account(conn, id)?;
+    api_key::delete_of_account(conn, id)?;
+    webhook::delete_of_account(conn, id)?;
+    account_provider::delete_of_account(conn, id)?;
+    Ok(agents)
 }
 
 /// Sets after how many idle days sessions are deleted; `false` if there is no such account.

@@ -63,3 +63,8 @@ pub fn reseal(conn: &mut SqliteConnection, row: &OwnRow, anew: &[u8]) -> QueryRe
 pub fn delete(conn: &mut SqliteConnection, owner: &str, of_name: &str) -> QueryResult<bool> {
     Ok(diesel::delete(account_provider.find((owner, of_name))).execute(conn)? == 1)
 }
+
+/// Takes all of an account's away.
+pub fn delete_of_account(conn: &mut SqliteConnection, owner: &str) -> QueryResult<()> {
+    diesel::delete(account_provider.filter(account_id.eq(owner))).execute(conn).map(drop)
+}

@@ -79,6 +79,14 @@ pub fn delete(conn: &mut SqliteConnection, owner: &str, gone: &str) -> QueryResu
     Ok(true)
 }
 
+/// Deletes an account's agents, but not their keys; answers which they were.
+pub fn delete_of_account(conn: &mut SqliteConnection, owner: &str) -> QueryResult<Vec<String>> {
+    let gone: Vec<String> =
+        diesel::delete(agent.filter(account_id.eq(owner))).returning(agent_id).get_results(conn)?;
+    account::count(conn, owner, -i64::try_from(gone.len()).unwrap_or(i64::MAX), 0)?;
+    Ok(gone)
+}
+
 fn document(new: &Definition) -> String {
     serde_json::to_string(new).expect("plain data can be written as JSON")
 }

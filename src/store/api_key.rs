@@ -5,6 +5,9 @@ use diesel::prelude::*;
 use crate::store::schema::api_key::dsl::*;
 use crate::store::schema::{account, key_budget};
 
+/// Keys that one statement deletes; SQLite takes 32,766 values in one.
+const DELETED_AT_ONCE: usize = 1_000;
+
 /// A key, as stored: never its secret.
 #[derive(Clone, Debug, Queryable, Selectable, Insertable)]
 #[diesel(table_name = crate::store::schema::api_key)]
@@ -104,9 +107,22 @@ pub fn revoke_operators(conn: &mut SqliteConnection, now: i64) -> QueryResult<()
 
 /// Deletes the keys of an agent that goes.
 pub fn delete_of_agent(conn: &mut SqliteConnection, of_agent: &str) -> QueryResult<()> {
-    // A budget with money still held keeps its row, so that the hold can be closed.
     let own: Vec<String> = api_key.filter(agent_id.eq(of_agent)).select(key_id).load(conn)?;
-    let idle = key_budget::table.filter(key_budget::key_id.eq_any(&own)).filter(key_budget::held.eq(0));
-    diesel::delete(idle).execute(conn)?;
-    diesel::delete(api_key.filter(agent_id.eq(of_agent))).execute(conn).map(drop)
+    delete(conn, &own)
+}
+
+/// Deletes all keys of an account that goes.
+pub fn delete_of_account(conn: &mut SqliteConnection, owner: &str) -> QueryResult<()> {
+    let own: Vec<String> = api_key.filter(account_id.eq(owner)).select(key_id).load(conn)?;
+    delete(conn, &own)
+}
+
+fn delete(conn: &mut SqliteConnection, gone: &[String]) -> QueryResult<()> {
+    for gone in gone.chunks(DELETED_AT_ONCE) {
+        // A budget with money still held keeps its row, so that the hold can be closed.
+        let idle = key_budget::table.filter(key_budget::key_id.eq_any(gone)).filter(key_budget::held.eq(0));
+        diesel::delete(idle).execute(conn)?;
+        diesel::delete(api_key.filter(key_id.eq_any(gone))).execute(conn)?;
+    }
+    Ok(())
 }

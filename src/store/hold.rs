@@ -257,8 +257,10 @@ pub struct Settlement {
 /// The outcome of closing a hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// What was charged, for the steps of the request before it too.
+    /// What was charged.
     pub charged: Nanos,
+    /// What the steps of the request before it were charged.
+    pub earlier: Nanos,
     /// What the operator bore.
     pub written_off: Nanos,
     /// The account's balance after it.
@@ -346,9 +348,10 @@ pub fn settle(
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     let balance = Nanos(entry.balance_after);
     crate::failpoint::hit("settle executed");
-    let before = usage_record::charged_before(conn, &row.request_id, row.step)?;
+    let earlier = usage_record::charged_before(conn, &row.request_id, row.step)?;
     Ok(Closed {
-        charged: Nanos(parts.charged.0 + before),
+        charged: parts.charged,
+        earlier: Nanos(earlier),
         written_off: parts.written_off,
         balance,
         usage,
@@ -495,9 +498,11 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
         account::table.find(&row.account_id).select((account::available, account::held)).get_result(conn)?;
     let balance = Nanos(available + held);
     let tokens = |count: i64| u64::try_from(count).unwrap_or(0);
+    let earlier = Nanos(usage_record::charged_before(conn, &row.request_id, row.step)?);
     Ok(match usage_record::find(conn, &row.id)? {
         Some(usage) => Closed {
-            charged: Nanos(usage.charged + usage_record::charged_before(conn, &row.request_id, row.step)?),
+            charged: Nanos(usage.charged),
+            earlier,
             written_off: Nanos(usage.written_off),
             balance,
             usage: Usage {
@@ -509,6 +514,7 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
         },
         None => Closed {
             charged: Nanos::ZERO,
+            earlier,
             written_off: Nanos::ZERO,
             balance,
             usage: Usage::default(),

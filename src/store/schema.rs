@@ -16,6 +16,7 @@ diesel::table! {
         created_at -> BigInt,
         exhausted_at -> Nullable<BigInt>,
         retention_days -> Nullable<BigInt>,
+        closed_at -> Nullable<BigInt>,
     }
 }
 

@@ -78,6 +78,11 @@ pub fn delete(conn: &mut SqliteConnection, owner: &str, id: &str) -> QueryResult
     Ok(diesel::delete(own).execute(conn)? == 1)
 }
 
+/// Deletes an account's webhooks with what they were still to be told.
+pub fn delete_of_account(conn: &mut SqliteConnection, owner: &str) -> QueryResult<()> {
+    diesel::delete(webhook::table.filter(webhook::account_id.eq(owner))).execute(conn).map(drop)
+}
+
 /// Deletes a webhook whose receiver wants no more.
 pub fn delete_gone(conn: &mut SqliteConnection, id: &str) -> QueryResult<()> {
     diesel::delete(webhook::table.find(id)).execute(conn).map(drop)

@@ -21,6 +21,7 @@ mod chat_streams;
 mod cheats;
 mod circuits;
 mod clock;
+mod closing;
 mod configuration;
 mod connections;
 mod crash_load;

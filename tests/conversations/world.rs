@@ -69,6 +69,7 @@ impl World {
                 session_count: 0,
                 created_at: 0,
                 retention_days: None,
+                closed_at: None,
             };
             account::insert(&mut world.conn, &row).expect("an account");
             (0..AGENTS).for_each(|_| world.add_agent(id));

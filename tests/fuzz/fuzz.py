@@ -57,6 +57,7 @@ def known(server):
     webhooks = [server.account("POST", "/v2/webhooks", webhook)["id"] for _ in range(5)]
     server.account("PUT", "/v2/account/providers/mine", {"api_key": "a-key", "base_url": "https://example.com/v1"})
     account = server.admin("POST", "/admin/accounts", {"name": "another", "balance": "5.00"})["id"]
+    closing = [server.admin("POST", "/admin/accounts", {"name": "closes"})["id"] for _ in range(5)]
     return {
         "keys": {
             "agentKey": server.account("POST", f"/v2/agents/{own}/api-keys", reading)["key"],
@@ -75,6 +76,7 @@ def known(server):
             "chats": sessions[:3],
             "DELETE chats": sessions[3:],
             "accounts": [account],
+            "DELETE accounts": closing,
             "webhooks": webhooks,
             "api-keys": keys_of_agent,
             "account api-keys": made("/v2/account/api-keys", {"name": "a key"}),

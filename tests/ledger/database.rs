@@ -128,6 +128,7 @@ impl Database {
             session_count: 0,
             created_at: now,
             retention_days: None,
+            closed_at: None,
         };
         account::insert(self.conn(), &row).expect("an account");
     }

@@ -373,10 +373,11 @@ impl Model {
             return Known::Mismatch;
         }
         let Some(answer) = kept.answer.clone() else { return Known::Running };
-        let steps = self.holds.iter().filter(|hold| hold.request == kept.request && hold.usage.is_some());
-        let last = steps.max_by_key(|hold| hold.step).expect("an answer was charged");
+        let steps = || self.holds.iter().filter(|hold| hold.request == kept.request && hold.usage.is_some());
+        let last = steps().max_by_key(|hold| hold.step).expect("an answer was charged");
+        let charged = steps().filter_map(|hold| hold.usage.as_ref()).map(|used| used.charged).sum();
         let used = last.usage.as_ref().expect("an answer was charged");
         let tokens = [used.prompt, used.cached, used.output].map(|count| i64::try_from(count).expect("few"));
-        Known::Answered { answer, tokens, charged: used.charged, balance: used.balance_after }
+        Known::Answered { answer, tokens, charged, balance: used.balance_after }
     }
 }

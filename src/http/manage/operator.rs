@@ -3,11 +3,13 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
+use crate::agents::Agents;
 use crate::auth::api_key::KeyKind;
 use crate::auth::keyring::Keyring;
 use crate::billing::money::Nanos;
 use crate::clock;
-use crate::error::{Error, Invalid};
+use crate::credentials::Credentials;
+use crate::error::{Error, Invalid, Stop};
 use crate::http::access::Operator;
 use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
@@ -17,6 +19,7 @@ use crate::http::whole::whole;
 use crate::id::AccountId;
 use crate::provider::Routes;
 use crate::rate_limit::limits::Limits;
+use crate::retention;
 use crate::session::Sessions;
 use crate::store::account::AccountRow;
 use crate::store::ledger_entry::{self, NewEntry};
@@ -72,6 +75,7 @@ pub async fn new_account(
         session_count: 0,
         created_at: clock::now_ms(),
         retention_days: None,
+        closed_at: None,
     };
     let first = Given::from(json!({"name": "first key"}));
     let (key, secret) = keys::new_key(KeyKind::Account, Some(&id), None, first)?;
@@ -114,6 +118,11 @@ async fn find(store: &Store, id: String) -> Result<AccountRow, Error> {
     row.ok_or(Error::NotFound("the account"))
 }
 
+fn closed() -> Error {
+    let message = "the account is closed for good".to_owned();
+    Invalid { param: Some("id".to_owned()), code: "account_closed", message }.into()
+}
+
 /// `PATCH /admin/accounts/{id}`.
 pub async fn update_account(
     request: HttpRequest,
@@ -138,6 +147,9 @@ pub async fn update_account(
     let writer = store.clone();
     let found = whole(async move {
         let found = writer.write(move |conn| {
+            if store::account::find(conn, &sought)?.is_some_and(|row| row.closed_at.is_some()) {
+                return Err(closed().into());
+            }
             if let Some(days) = retention {
                 store::account::set_retention(conn, &sought, days)?;
             }
@@ -151,6 +163,37 @@ pub async fn update_account(
         return Err(Error::NotFound("the account").into());
     }
     Ok(HttpResponse::Ok().json(objects::Account::from(&find(&store, id).await?)))
+}
+
+/// `DELETE /admin/accounts/{id}`: closes it for good. Everything of it goes but its books; what runs is ended and charged
+/// for.
+pub async fn close_account(
+    _: Operator,
+    id: web::Path<String>,
+    store: web::Data<Store>,
+    (agents, keyring): (web::Data<Agents>, web::Data<Keyring>),
+    (credentials, sessions): (web::Data<Credentials>, web::Data<Sessions>),
+) -> Answer {
+    let id = AccountId::from(id.into_inner());
+    whole(async move {
+        let closed = id.clone();
+        let close =
+            move |conn: &mut _| store::account::close_for_good(conn, closed.as_str(), clock::now_ms());
+        let gone = store.write(close).await?;
+        gone.iter().for_each(|agent| agents.forget(&agent.as_str().into()));
+        keyring.forget();
+        credentials.forget(&id);
+        sessions.turns().stop_where(Stop::Cancelled, |turn| turn.account == id);
+        for agent in &gone {
+            retention::delete_sessions_of(&store, id.as_str(), agent).await?;
+        }
+        // Those that waited found their sessions while they were there.
+        sessions.turns().stop_where(Stop::Cancelled, |turn| turn.account == id);
+        sessions.turns().forget_where(|turn| turn.account == id);
+        Ok::<_, Error>(())
+    })
+    .await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// `POST /admin/accounts/{id}/credit`: the same reference twice is one credit.
@@ -179,6 +222,9 @@ pub async fn credit(
                 let message =
                     format!("`{reference}` was credited before, to another account or another amount");
                 return Err(Error::Mismatch(message).into());
+            }
+            if store::account::find(conn, &account)?.is_some_and(|row| row.closed_at.is_some()) {
+                return Err(closed().into());
             }
             let entry = NewEntry {
                 account: &account,

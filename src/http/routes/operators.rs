@@ -3,7 +3,7 @@
 use actix_web::http::StatusCode;
 use serde_json::json;
 
-use crate::http::endpoint::{Endpoint, Keys, get, patch, post};
+use crate::http::endpoint::{Endpoint, Keys, delete, get, patch, post};
 use crate::http::manage::{operator, prices};
 use crate::http::query::{limit, offset};
 use crate::wire::native::explain::Explanation;
@@ -34,6 +34,12 @@ fn accounts() -> Vec<Endpoint> {
             .about("A suspended account's keys still read and manage.")
             .takes::<AccountChange>(json!({"status": "suspended"}))
             .answers::<Account>(OK, "The account as it is now."),
+        delete("/admin/accounts/{id}", operator::close_account, "Close an account")
+            .about(
+                "For good: its agents, keys, sessions, webhooks and provider keys go, its running answers end. Its \
+                 ledger and its balance stay.",
+            )
+            .nothing(StatusCode::NO_CONTENT, "It is closed."),
         post("/admin/accounts/{id}/credit", operator::credit, "Credit a payment")
             .about("The same reference twice is one credit.")
             .takes::<Credit>(json!({"amount": "5.00", "external_ref": "payment-123"}))

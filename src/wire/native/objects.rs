@@ -157,7 +157,7 @@ impl From<&AccountRow> for Balance {
 pub struct Account {
     id: String,
     name: String,
-    /// `active` or `suspended`.
+    /// `active`, `suspended` or `closed`.
     status: String,
     #[schemars(with = "Limits")]
     limits: Value,
@@ -175,7 +175,7 @@ impl From<&AccountRow> for Account {
         Self {
             id: row.account_id.clone(),
             name: row.name.clone(),
-            status: row.status.clone(),
+            status: row.state().to_owned(),
             limits: limits::Limits::stored(&row.limits).to_json(),
             agent_count: row.agent_count,
             session_count: row.session_count,
