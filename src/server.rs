@@ -138,7 +138,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let arbiters: Vec<Arbiter> = (0..cores + 3).map(|_| Arbiter::new()).collect();
     let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
     let billing = Billing::start(&handles[0], store.clone(), prices, epoch, gone());
-    let limits = RateLimits::start(&handles[1], gone());
+    let limits = RateLimits::start(&handles[1], config.max_turns, gone());
     let secrets = (config.data.as_path(), webhooks_in_use);
     let webhooks = Webhooks::start(&handles[2], store.clone(), secrets, config.webhooks, gone())?;
     let routes = Routes::new(config.providers.clone(), config.policy);
@@ -153,7 +153,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     };
     let sessions = Sessions::start(&handles[3..], &rooms, config.session_idle, gone);
     Ok(Server {
-        keyring: Keyring::new(store.clone(), config.default_limits),
+        keyring: Keyring::new(store.clone(), config.default_limits, config.failed_logins),
         agents: Agents::new(store.clone()),
         admission: Admission::new(limits),
         store,

@@ -1,5 +1,6 @@
 //! From a secret to its caller, by memory where possible and by the database where not.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,10 +8,11 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use crate::auth::api_key::{self, Digest, KeyKind};
+use crate::auth::attempts::Attempts;
 use crate::auth::caller::{Budget, Caller, Period, Scopes, resolve};
 use crate::billing::money::Nanos;
-use crate::clock;
-use crate::error::Error;
+use crate::clock::{self, Ticks};
+use crate::error::{Error, Limited, Refusal};
 use crate::id::AccountId;
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
 use crate::store::Store;
@@ -20,35 +22,59 @@ use crate::store::api_key::{KeyRow, Owner};
 const REMEMBERED: u64 = 100_000;
 /// How long; a change made here acts at once all the same.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// How long a key counts as good lately.
+const SEEN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The handle to all keys. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring {
     known: Cache<Digest, Arc<Caller>>,
+    /// Keys that were good lately. Unlike what is known of them, this outlives changes.
+    seen: Cache<Digest, ()>,
     changes: Arc<AtomicU64>,
     store: Store,
     defaults: ResolvedLimits,
+    attempts: Arc<Attempts>,
+    clock: Ticks,
 }
 
 impl Keyring {
-    /// Keys of a store. `defaults` are the limits of accounts without their own.
-    pub fn new(store: Store, defaults: ResolvedLimits) -> Self {
+    /// Keys of a store. `defaults` are the limits of accounts without their own; an address may come with a wrong key
+    /// `failed_logins` times a minute, 0 for any number.
+    pub fn new(store: Store, defaults: ResolvedLimits, failed_logins: u64) -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build();
-        Self { known, changes: Arc::default(), store, defaults }
+        let seen = Cache::builder().max_capacity(REMEMBERED).time_to_live(SEEN_FOR).build();
+        let attempts = Arc::new(Attempts::new(failed_logins));
+        Self { known, seen, changes: Arc::default(), store, defaults, attempts, clock: Ticks::start() }
     }
 
-    /// The caller of a secret.
+    /// The caller of a secret that came `from` an address.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`] if the key is malformed, unknown, expired or revoked: all the same to a stranger.
-    pub async fn find(&self, secret: &str) -> Result<Arc<Caller>, Error> {
-        let unknown = || Error::Unauthenticated(api_key::masked(secret));
-        let digest = api_key::check(secret).ok_or_else(unknown)?;
+    /// [`Error::RateLimited`] in its place, without a look at the store, for an address that came with too many such
+    /// keys. A key that was good lately is looked at all the same.
+    pub async fn find(&self, secret: &str, from: Option<IpAddr>) -> Result<Arc<Caller>, Error> {
+        let Some(digest) = api_key::check(secret) else { return Err(self.failed(secret, from)) };
         let caller = match self.known.get(&digest) {
-            Some(caller) => caller,
-            None => self.look_up(digest).await?.ok_or_else(unknown)?,
+            Some(caller) => Some(caller),
+            None if self.seen.contains_key(&digest) => self.look_up(digest).await?,
+            None => {
+                let may = from.map_or(Ok(()), |from| self.attempts.check(from, self.clock.now()));
+                may.map_err(too_often)?;
+                self.look_up(digest).await?
+            }
         };
-        if caller.expired(clock::now_ms()) { Err(unknown()) } else { Ok(caller) }
+        let caller = caller.filter(|caller| !caller.expired(clock::now_ms()));
+        if caller.is_none() {
+            self.seen.invalidate(&digest);
+        }
+        caller.ok_or_else(|| self.failed(secret, from))
+    }
+
+    fn failed(&self, secret: &str, from: Option<IpAddr>) -> Error {
+        let counted = from.map_or(Ok(()), |from| self.attempts.failed(from, self.clock.now()));
+        counted.map_or_else(too_often, |()| Error::Unauthenticated(api_key::masked(secret)))
     }
 
     async fn look_up(&self, digest: Digest) -> Result<Option<Arc<Caller>>, Error> {
@@ -59,6 +85,7 @@ impl Keyring {
         // What was read before a change is not remembered after it.
         if self.changes.load(Ordering::Acquire) == before {
             self.known.insert(digest, caller.clone());
+            self.seen.insert(digest, ());
         }
         Ok(Some(caller))
     }
@@ -91,6 +118,10 @@ impl Keyring {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.known.invalidate_all();
     }
+}
+
+fn too_often(retry_after: Duration) -> Error {
+    Error::RateLimited(Refusal { what: Limited::Requests, retry_after })
 }
 
 fn stored_budget(text: &str) -> Option<Budget> {

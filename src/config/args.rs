@@ -47,6 +47,12 @@ pub struct ServeArgs {
     /// Limits of accounts without their own: none, or pairs such as requests_per_minute=600,concurrency=50
     #[arg(long, value_name = "LIMITS", env = "SWITCHBOARD_DEFAULT_LIMITS")]
     pub default_limits: Option<String>,
+    /// Turns of all accounts that run or wait at once [default: 10000]
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_MAX_TURNS")]
+    pub max_turns: Option<String>,
+    /// Failed logins of one address in a minute, 0 for any number [default: 60]
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_FAILED_LOGINS_PER_MINUTE")]
+    pub failed_logins_per_minute: Option<String>,
     /// Largest body of a chat request, in bytes [default: 20000000]
     #[arg(long, value_name = "BYTES", env = "SWITCHBOARD_MAX_BODY_BYTES")]
     pub max_body_bytes: Option<String>,

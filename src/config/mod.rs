@@ -27,6 +27,10 @@ use crate::webhook::Delivery;
 
 /// The file that is read where none is named, if it is there.
 pub const DEFAULT_FILE: &str = "switchboard.toml";
+/// Turns that run or wait at once.
+const DEFAULT_MAX_TURNS: u64 = 10_000;
+/// Failed logins of one address in a minute.
+const DEFAULT_FAILED_LOGINS: u64 = 60;
 
 /// Everything that a server needs to know.
 #[derive(Clone, Debug)]
@@ -61,6 +65,10 @@ pub struct Config {
     pub metrics_public: bool,
     /// Limits of accounts without their own.
     pub default_limits: ResolvedLimits,
+    /// Turns of all accounts that run or wait at once.
+    pub max_turns: u64,
+    /// Failed logins of one address in a minute; 0 for any number.
+    pub failed_logins: u64,
     /// Whether the operator's token is to be replaced.
     pub new_operator_token: bool,
     /// Where ids and secrets of the first start are written for programs.
@@ -106,6 +114,14 @@ impl Config {
         let data = args.data.clone().or(file.text("data", &mut faults).map(PathBuf::from));
         let in_file = file.number("max_body_bytes", &mut faults);
         let max_body = number(args.max_body_bytes.as_ref(), in_file, "max_body_bytes", &mut faults);
+        let in_file = file.number("max_turns", &mut faults);
+        let max_turns = number(args.max_turns.as_ref(), in_file, "max_turns", &mut faults);
+        if max_turns == Some(0) {
+            faults.push("max_turns: expected at least 1".to_owned());
+        }
+        let in_file = file.number("failed_logins_per_minute", &mut faults);
+        let failed_logins =
+            number(args.failed_logins_per_minute.as_ref(), in_file, "failed_logins_per_minute", &mut faults);
         let in_file = file.number("shutdown_timeout_s", &mut faults);
         let shutdown = number(args.shutdown_timeout.as_ref(), in_file, "shutdown_timeout_s", &mut faults);
         let in_file = file.number("session_idle_s", &mut faults);
@@ -208,6 +224,8 @@ impl Config {
             },
             metrics_public: args.metrics_public || metrics_public,
             default_limits,
+            max_turns: max_turns.unwrap_or(DEFAULT_MAX_TURNS),
+            failed_logins: failed_logins.unwrap_or(DEFAULT_FAILED_LOGINS),
             new_operator_token: args.new_operator_token,
             bootstrap_json: args.bootstrap_json.clone(),
         })
@@ -220,6 +238,8 @@ impl Config {
         root.insert("listen".into(), self.listen.to_string().into());
         root.insert("data".into(), self.data.display().to_string().into());
         root.insert("max_body_bytes".into(), whole(self.max_body as u64));
+        root.insert("max_turns".into(), whole(self.max_turns));
+        root.insert("failed_logins_per_minute".into(), whole(self.failed_logins));
         root.insert("shutdown_timeout_s".into(), whole(self.shutdown_timeout.as_secs()));
         root.insert("session_idle_s".into(), whole(self.session_idle.as_secs()));
         root.insert("replay_buffer_bytes".into(), whole(self.replay_buffer as u64));

@@ -34,7 +34,8 @@ async fn authenticate(request: &HttpRequest) -> Result<Arc<Caller>, Error> {
     let Some(keyring) = request.app_data::<web::Data<Keyring>>() else {
         return Err(Error::Internal("no keyring".to_owned()));
     };
-    keyring.find(bearer(request)).await
+    let from = request.peer_addr().map(|peer| peer.ip());
+    keyring.find(bearer(request), from).await
 }
 
 fn bearer(request: &HttpRequest) -> &str {

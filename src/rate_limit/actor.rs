@@ -23,8 +23,8 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    pub fn new(gone: oneshot::Sender<()>) -> Self {
-        Self { table: Table::default(), clock: Ticks::start(), _gone: gone }
+    pub fn new(places: u64, gone: oneshot::Sender<()>) -> Self {
+        Self { table: Table::new(places), clock: Ticks::start(), _gone: gone }
     }
 }
 

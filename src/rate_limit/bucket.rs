@@ -65,6 +65,11 @@ pub struct Level {
 }
 
 impl Bucket {
+    /// One that is full at `tat`.
+    pub fn at(tat: Ticks) -> Self {
+        Self { tat }
+    }
+
     /// Takes `n`, or tells how long to wait until `n` would pass.
     ///
     /// # Errors
@@ -95,6 +100,11 @@ impl Bucket {
         let remaining = u128::from(free) * u128::from(rate.per_minute) / u128::from(MINUTE);
         let remaining = u64::try_from(remaining).unwrap_or(u64::MAX).min(rate.burst);
         Level { limit: rate.per_minute, remaining, reset: Duration::from_nanos(ahead) }
+    }
+
+    /// When it will be full again, or was.
+    pub fn tat(&self) -> Ticks {
+        self.tat
     }
 
     /// Whether it equals a fresh one.

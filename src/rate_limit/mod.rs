@@ -7,7 +7,7 @@ mod actor;
 pub mod bucket;
 pub mod limits;
 mod messages;
-mod table;
+pub mod table;
 
 use std::sync::Arc;
 
@@ -35,9 +35,9 @@ pub struct Status {
 pub struct RateLimits(Arc<Addr<RateLimiter>>);
 
 impl RateLimits {
-    /// Starts the limiter on `arbiter`. `gone` is dropped when it ends.
-    pub fn start(arbiter: &ArbiterHandle, gone: oneshot::Sender<()>) -> Self {
-        let limiter = RateLimiter::new(gone);
+    /// Starts the limiter of a server that runs `places` turns at once on `arbiter`. `gone` is dropped when it ends.
+    pub fn start(arbiter: &ArbiterHandle, places: u64, gone: oneshot::Sender<()>) -> Self {
+        let limiter = RateLimiter::new(places, gone);
         Self(Arc::new(Actor::start_in_arbiter(arbiter, |ctx| {
             ctx.set_mailbox_capacity(actor::MAILBOX);
             limiter

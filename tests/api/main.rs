@@ -29,6 +29,7 @@ mod crash_load;
 mod crash_matrix;
 mod crash_moments;
 mod crashes;
+mod crowds;
 mod database;
 mod disconnect_matrix;
 mod disconnects;

@@ -106,7 +106,7 @@ def main(seconds, seed):
             *("--provider-model", "test-model"),
             *("--default-limits", "none"),
             "--allow-private-webhooks",
-            env={"SWITCHBOARD_SECRETS_KEY": SECRETS_KEY},
+            env={"SWITCHBOARD_SECRETS_KEY": SECRETS_KEY, "SWITCHBOARD_FAILED_LOGINS_PER_MINUTE": "0"},
         )
         answers = pathlib.Path(directory) / "answers.json"
         try:
