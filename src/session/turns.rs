@@ -19,6 +19,8 @@ use crate::session::{SessionKey, TurnEvent};
 pub const DEFAULT_REPLAY: usize = 64 * 1024 * 1024;
 /// How often what is too old is let go.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often the turns of keys that have expired are ended.
+const EXPIRY: Duration = Duration::from_millis(500);
 
 /// A turn that runs, or has run.
 #[derive(Clone, Debug)]
@@ -29,6 +31,7 @@ pub struct TurnInfo {
     pub account: AccountId,
     pub agent: AgentId,
     pub key: KeyId,
+    pub key_expires_at: Option<EpochMs>,
     pub stream: bool,
     pub form: Form,
     pub on_disconnect: OnDisconnect,
@@ -277,12 +280,25 @@ impl Turns {
         self.let_go(leftover.into_iter().chain(gone));
     }
 
-    /// Lets go what is too old, now and again, as long as it is polled.
+    /// Lets go what is too old, and ends the turns of keys that have expired, now and again, as long as it is polled.
     pub async fn watch(self) {
+        let mut swept = Instant::now();
         loop {
-            tokio::time::sleep(SWEEP).await;
-            self.sweep();
+            tokio::time::sleep(EXPIRY).await;
+            let now = clock::now_ms();
+            self.stop_where(Stop::Cancelled, |turn| turn.key_expires_at.is_some_and(|end| end <= now));
+            if swept.elapsed() >= SWEEP {
+                self.sweep();
+                swept = Instant::now();
+            }
         }
+    }
+
+    /// A key ends at another time than its running turns know.
+    pub fn key_ends(&self, key: &KeyId, at: Option<EpochMs>) {
+        let mut list = self.0.lock();
+        let own = list.running.values_mut().filter(|entry| entry.info.key == *key);
+        own.for_each(|entry| entry.info.key_expires_at = at);
     }
 }
 
@@ -303,6 +319,7 @@ impl TurnInfo {
             account: turn.agent.account.clone(),
             agent: turn.agent.id.clone(),
             key: turn.caller.key.clone(),
+            key_expires_at: turn.caller.expires_at,
             stream: turn.stream,
             form: turn.form,
             on_disconnect: turn.on_disconnect,
@@ -331,6 +348,7 @@ impl TurnInfo {
             account: "acct_1".into(),
             agent: "ag_1".into(),
             key: "key_1".into(),
+            key_expires_at: None,
             stream: true,
             form: Form { dialect: Dialect::OpenAi, include_usage: false, created: 7 },
             on_disconnect: OnDisconnect::Cancel,

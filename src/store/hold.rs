@@ -119,8 +119,9 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
         return Err(Error::AccountSuspended.into());
     }
     // A turn may have waited for its place since its key was looked at.
-    let revoked = api_key::table.find(&new.key).select(api_key::revoked_at).get_result::<Option<i64>>(conn);
-    if revoked.optional()?.flatten().is_some() {
+    let ends = api_key::table.find(&new.key).select((api_key::revoked_at, api_key::expires_at));
+    let ends = ends.get_result::<(Option<i64>, Option<i64>)>(conn).optional()?.unwrap_or_default();
+    if ends.0.is_some() || ends.1.is_some_and(|end| end <= new.now) {
         return Err(Error::Unauthenticated("revoked while the request waited".to_owned()).into());
     }
     let budget_left = match new.budget {

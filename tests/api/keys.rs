@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::app::{App, eventually};
+use crate::script::Reply;
 
 fn keys_path(app: &App) -> String {
     format!("/v2/agents/{}/api-keys", app.agent_id)
@@ -88,6 +89,32 @@ fn a_key_that_expires_while_the_server_runs_is_refused() {
     let soon = soon.format(&Rfc3339).expect("a time");
     let made = app.new_key(&app.account_key, &app.agent_id, json!({"expires_at": soon}));
     eventually("the key expires", || (chats_with(&app, secret(&made)) == 401).then_some(()));
+    app.finish();
+}
+
+#[test]
+fn what_runs_ends_with_its_key() {
+    let app = App::start();
+    let gate = app.upstream.gate();
+    app.upstream.always(Reply::says(&["Hel", "lo"]).pause_after(1, &gate));
+    let soon = OffsetDateTime::now_utc() + Duration::from_secs(3);
+    let expiring = json!({"expires_at": soon.format(&Rfc3339).expect("a time")});
+    let [expiring, other] =
+        [expiring, json!({})].map(|fields| app.new_key(&app.account_key, &app.agent_id, fields));
+    let body = app.saying("Hello", json!({"stream": true}));
+    let start = |key: &Value| {
+        let mut stream = app.call("POST", "/v1/chat/completions").key(secret(key)).json(&body).open().ok();
+        while stream.chunk()["choices"][0]["delta"]["content"] != "Hel" {}
+        stream
+    };
+    let (first, second) = (start(&expiring), start(&other));
+    let path = format!("{}/{}", keys_path(&app), other["id"].as_str().expect("an id"));
+    app.patch(&app.account_key, &path, &json!({"expires_at": expiring["expires_at"]})).is(200);
+    for mut stream in [second, first] {
+        let last = stream.rest().pop().expect("an end").json();
+        assert_eq!(last["error"]["code"], "cancelled", "{last}");
+    }
+    app.upstream.wait_for_aborts(2);
     app.finish();
 }
 

@@ -156,7 +156,8 @@ pub async fn update_of_agent(
     tenant: Tenant,
     path: web::Path<(String, String)>,
     payload: web::Payload,
-    (store, agents, keyring): (web::Data<Store>, web::Data<Agents>, web::Data<Keyring>),
+    (store, agents): (web::Data<Store>, web::Data<Agents>),
+    (keyring, sessions): (web::Data<Keyring>, web::Data<Sessions>),
 ) -> Answer {
     let given = body::read_object(&request, payload).await?;
     let (id, key_id) = path.into_inner();
@@ -165,8 +166,10 @@ pub async fn update_of_agent(
     change(&mut row, KeyKind::Agent, given)?;
     let new = row.clone();
     let kept = whole(async move {
+        let (id, ends) = (KeyId::from(new.key_id.as_str()), new.expires_at);
         let kept = store.write(move |conn| Ok(store::api_key::update(conn, &new)?)).await?;
         keyring.forget();
+        sessions.turns().key_ends(&id, ends);
         Ok(kept)
     });
     if kept.await? {
