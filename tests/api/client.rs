@@ -118,6 +118,11 @@ impl Headers {
         self.find(name).unwrap_or_else(|| panic!("header {name} is missing in {:?}", self.0))
     }
 
+    /// All of them, as they came.
+    pub fn all(&self) -> impl Iterator<Item = &(String, String)> {
+        self.0.iter()
+    }
+
     /// A header that holds a whole number.
     pub fn number(&self, name: &str) -> u64 {
         let value = self.required(name);

@@ -7,8 +7,8 @@ use crate::client::Stream;
 use crate::script::Reply;
 
 /// A key of the right form that nobody has.
-fn stranger(at: usize) -> String {
-    let front = format!("sk_{at:034}");
+pub fn stranger(prefix: &str, at: usize) -> String {
+    let front = format!("{prefix}{at:034}");
     let mut sum = crc32fast::hash(front.as_bytes());
     let mut digits = [0_u8; 6];
     let all = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -27,10 +27,10 @@ fn an_address_that_comes_with_wrong_keys_again_and_again_has_to_wait() {
     app.verify_ledger();
     let fresh = app.new_key(&app.account_key, &app.agent_id, json!({"name": "fresh"}));
     for at in 0..2 {
-        models(&stranger(at)).refused(401, "invalid_request_error", "invalid_api_key");
+        models(&stranger("sk_", at)).refused(401, "invalid_request_error", "invalid_api_key");
         models("sk_nonsense").refused(401, "invalid_request_error", "invalid_api_key");
     }
-    for key in [stranger(7), "sk_nonsense".to_owned(), String::new()] {
+    for key in [stranger("sk_", 7), "sk_nonsense".to_owned(), String::new()] {
         let refused = models(&key);
         refused.refused(429, "requests", "rate_limit_exceeded");
         assert!((1..=15).contains(&refused.headers.number("retry-after")), "{}", refused.text());
@@ -45,7 +45,7 @@ fn an_address_that_comes_with_wrong_keys_again_and_again_has_to_wait() {
 fn without_a_limit_wrong_keys_are_just_wrong() {
     let app = Setup::default().environment("SWITCHBOARD_FAILED_LOGINS_PER_MINUTE", "0").start();
     for at in 0..200 {
-        assert_eq!(app.get(&stranger(at), "/v1/models").status, 401);
+        assert_eq!(app.get(&stranger("sk_", at), "/v1/models").status, 401);
     }
     app.finish();
 }

@@ -44,6 +44,7 @@ mod fallbacks;
 mod fidelity;
 mod fidelity_answers;
 mod idempotency;
+mod isolation;
 mod keys;
 mod large_answers;
 mod large_sessions;
