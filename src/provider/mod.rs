@@ -14,7 +14,7 @@ pub mod own;
 mod refusal;
 pub mod retry;
 mod routes;
-mod sse;
+pub mod sse;
 
 use std::rc::Rc;
 use std::sync::Arc;
