@@ -41,6 +41,7 @@ struct Metrics {
     charged: IntCounter,
     written_off: IntCounter,
     sessions: IntGauge,
+    waiting: IntGauge,
 }
 
 static METRICS: LazyLock<Metrics> =
@@ -95,6 +96,10 @@ impl Metrics {
                 "What was used and could not be charged, in 10^-9 USD.",
             )?,
             sessions: IntGauge::new("switchboard_sessions_resident", "Sessions in memory.")?,
+            waiting: IntGauge::new(
+                "switchboard_turns_waiting",
+                "Turns that wait for their place in a session.",
+            )?,
             registry,
         };
         metrics.register()?;
@@ -110,7 +115,8 @@ impl Metrics {
         self.registry.register(Box::new(self.tokens.clone()))?;
         self.registry.register(Box::new(self.charged.clone()))?;
         self.registry.register(Box::new(self.written_off.clone()))?;
-        self.registry.register(Box::new(self.sessions.clone()))
+        self.registry.register(Box::new(self.sessions.clone()))?;
+        self.registry.register(Box::new(self.waiting.clone()))
     }
 }
 
@@ -177,6 +183,23 @@ impl Resident {
 impl Drop for Resident {
     fn drop(&mut self) {
         METRICS.sessions.dec();
+    }
+}
+
+/// A turn that waits for its place in a session as long as this is.
+pub struct Waiting(());
+
+impl Waiting {
+    /// One more.
+    pub fn enter() -> Self {
+        METRICS.waiting.inc();
+        Self(())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        METRICS.waiting.dec();
     }
 }
 

@@ -1,8 +1,10 @@
 //! One conversation: at most one running turn, a bounded queue of waiting ones.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -11,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::conversation::turn::Conflict;
 use crate::error::{Error, Stop};
 use crate::id::CompletionId;
+use crate::metrics;
 use crate::session::conduct::{self, Conversation};
 use crate::session::messages::{Begin, GivePlace, Reload, RunTurn};
 use crate::session::{Busy, LocalRooms, Place};
@@ -37,12 +40,34 @@ pub struct Session {
     takers: VecDeque<GivePlace>,
     /// Whether the one timer runs that looks for turns that have waited too long.
     timed: bool,
+    /// Whether [`Leaving`] runs.
+    watched: bool,
 }
 
 struct Waiting {
     run: RunTurn,
     lease: Arc<()>,
     since: Instant,
+    _counted: metrics::Waiting,
+}
+
+/// Lets turns go whose clients leave while they wait: what they hold, such as a place among the turns that a key may
+/// run at once, is free at once. Runs while any wait.
+struct Leaving;
+
+impl ActorFuture<Session> for Leaving {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        session: &mut Session,
+        _: &mut Context<Session>,
+        task: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        session.waiting.retain_mut(|waiting| !waiting.run.poll_left(task));
+        session.watched = !session.waiting.is_empty();
+        if session.watched { Poll::Pending } else { Poll::Ready(()) }
+    }
 }
 
 impl Session {
@@ -56,6 +81,7 @@ impl Session {
             taken: false,
             takers: VecDeque::new(),
             timed: false,
+            watched: false,
         }
     }
 
@@ -180,7 +206,8 @@ impl Handler<Begin> for Session {
             return;
         }
         let interrupts = run.turn.conflict == Conflict::Interrupt;
-        let waiting = Waiting { run, lease, since: Instant::now() };
+        let counted = metrics::Waiting::enter();
+        let waiting = Waiting { run, lease, since: Instant::now(), _counted: counted };
         if interrupts {
             self.waiting.push_front(waiting);
             self.interrupt(ctx);
@@ -189,6 +216,9 @@ impl Handler<Begin> for Session {
         }
         if !self.timed {
             self.expire(ctx);
+        }
+        if !std::mem::replace(&mut self.watched, true) {
+            ctx.spawn(Leaving);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What registries and sessions are asked.
 
 use std::sync::Arc;
+use std::task::Context;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -24,6 +25,11 @@ impl RunTurn {
     /// Whether the client has left, and its turn with it.
     pub fn has_left(&self) -> bool {
         self.reply.is_closed() && self.turn.on_disconnect == OnDisconnect::Cancel
+    }
+
+    /// The same; the task is woken when that changes.
+    pub fn poll_left(&mut self, task: &mut Context<'_>) -> bool {
+        self.turn.on_disconnect == OnDisconnect::Cancel && self.reply.poll_closed(task).is_ready()
     }
 }
 

@@ -5,8 +5,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::app::App;
+use crate::app::{App, eventually};
 use crate::client::{Answer, Call};
+use crate::metrics;
 use crate::script::Reply;
 use crate::upstream::Gate;
 
@@ -57,7 +58,7 @@ fn who_asks_to_be_rejected_finds_the_session_busy() {
     assert!((1..=60).contains(&busy.headers.number("retry-after")));
     gate.open();
     assert!(stream.rest().last().expect("events").is_done());
-    crate::app::eventually("the session is free", || {
+    eventually("the session is free", || {
         let answer = turn(&app, "three").header("X-Session-Conflict", "reject").send();
         (answer.status == 200).then_some(())
     });
@@ -239,6 +240,37 @@ fn a_waiting_request_whose_client_leaves_holds_nobody_up() {
     let last = turn(&app, "last").send().ok();
     assert_eq!(last["content"], "re: last");
     assert_eq!(app.settled().held, 0);
+    app.finish();
+}
+
+#[test]
+fn a_waiting_request_whose_client_leaves_frees_what_it_held_at_once() {
+    let (app, gate) = with_slow_turns();
+    let made = app.new_key(&app.account_key, &app.agent_id, json!({"limits": {"concurrency": 2}}));
+    let key = made["key"].as_str().expect("a key is shown once");
+    let call = |text: &str, session: &str| {
+        let body = app.saying(text, json!({"session_id": session}));
+        app.call("POST", "/v1/chat/completions").key(key).json(&body)
+    };
+    let waiting = |count: f64| {
+        eventually("the number of those who wait is told", || {
+            let told = metrics::value(&metrics::read(&app), "switchboard_turns_waiting");
+            (told == Some(count)).then_some(())
+        });
+    };
+    thread::scope(|scope| {
+        let first = scope.spawn(|| call("slow one", "s").send().ok());
+        app.upstream.wait_for_requests(1);
+        let second = call("two", "s").connect().expect("a connection");
+        waiting(1.0);
+        assert_eq!(call("elsewhere", "t").send().status, 429);
+        drop(second);
+        waiting(0.0);
+        call("elsewhere", "t").send().ok();
+        gate.open();
+        first.join().expect("the first turn");
+    });
+    assert_eq!(app.upstream.asked(), 2);
     app.finish();
 }
 
