@@ -17,6 +17,7 @@ use crate::id::HoldId;
 use crate::json::Raw;
 use crate::rate_limit::{Permit, TokenDebit};
 use crate::session::attempt::{self, Asked, Candidate};
+use crate::session::log::Log;
 use crate::session::messages::RunTurn;
 use crate::session::prompt::Prompt;
 use crate::session::relay::{self, Stored};
@@ -75,10 +76,11 @@ pub async fn conduct(
     if conversation.named_by_server && turn.named_by == NamedBy::Client {
         entered.named_by_server();
     }
+    let log = entered.log().clone();
     let opened = tokio::select! {
         biased;
         // Whatever was reserved gives itself back; the tokens of the rate limit do not.
-        () = given_up(&mut reply, &turn) => {
+        () = given_up(&mut reply, &turn, &log) => {
             permit.give_up();
             entered.write(TurnEvent::Failed(Error::Stopped(Stop::Cancelled)));
             return Some(conversation);
@@ -132,15 +134,16 @@ fn refuse(entered: &mut Entered, reply: oneshot::Sender<Result<Running, Error>>,
     let _ = reply.send(Err(error));
 }
 
-/// Resolves when the client has left and nobody will come back for the answer.
+/// Resolves when the client has left and nobody reads along or will come back for the answer.
 ///
 /// A plain call with an idempotency key goes on: its client's next try gets the answer.
-async fn given_up(reply: &mut oneshot::Sender<Result<Running, Error>>, turn: &Turn) {
+async fn given_up(reply: &mut oneshot::Sender<Result<Running, Error>>, turn: &Turn, log: &Log) {
     let awaited = turn.idempotency.is_some() && !turn.stream;
     if awaited || turn.on_disconnect == OnDisconnect::Continue {
         std::future::pending::<()>().await;
     }
     reply.closed().await;
+    log.abandoned().await;
 }
 
 async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result<Conversation, Error> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::PATIENCE;
 use crate::script::{Counts, Fault, Pieces, Reply, Script};
-use crate::upstream::{Gate, Recorded, Shared};
+use crate::upstream::{End, Gate, Recorded, Shared, State};
 
 /// One answer being written.
 pub struct Connection<'a> {
@@ -85,6 +85,7 @@ impl<'a> Connection<'a> {
                 Ok(true)
             }
             Script::Pieces(pieces) => self.stream_pieces(&pieces),
+            Script::Led(reply, leash) => self.led_reply(recorded, &reply, leash.id),
             Script::Reply(reply) => {
                 self.byte_by_byte = reply.framing.byte_by_byte;
                 if recorded.body["stream"] == true {
@@ -126,12 +127,44 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// A reply that goes as far as it may, and waits there.
+    fn led_reply(&mut self, recorded: &Recorded, reply: &Reply, leash: usize) -> io::Result<bool> {
+        if recorded.body["stream"] != true {
+            let end = self.wait_for(|state| state.slack.get(&leash)?.end.clone())?;
+            let fault = match end {
+                End::Whole => None,
+                End::Fault(fault) => Some((0, fault)),
+            };
+            return self.plain_reply(recorded, &Reply { fault, ..reply.clone() });
+        }
+        let opening = json!({"role": "assistant", "content": "", "refusal": null});
+        let steps: Vec<Value> = std::iter::once(opening).chain(reply.deltas()).collect();
+        let mut step = 0;
+        loop {
+            let end = self.wait_for(|state| {
+                let slack = state.slack.get(&leash)?;
+                if slack.steps > step { Some(None) } else { slack.end.clone().map(Some) }
+            })?;
+            if step == 0 {
+                self.stream_head()?;
+            }
+            match end {
+                None => {
+                    let chunk = counted(reply, true, reply.chunk(0, &steps[step], None), step);
+                    self.event(reply, &chunk)?;
+                    step += 1;
+                }
+                Some(End::Whole) => return self.stream_end(recorded, reply, true),
+                Some(End::Fault(fault)) => {
+                    self.finish();
+                    return self.fail(reply, &fault);
+                }
+            }
+        }
+    }
+
     fn stream_reply(&mut self, recorded: &Recorded, reply: &Reply, asked: bool) -> io::Result<bool> {
-        self.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
-              x-request-id: upstream-request-1\r\nx-ratelimit-limit-requests: 99999\r\n\
-              set-cookie: upstream=1\r\n\r\n",
-        )?;
+        self.stream_head()?;
         let choices = recorded.body["n"].as_u64().unwrap_or(1);
         let deltas = reply.deltas();
         if !matches!(&reply.fault, Some((0, _))) {
@@ -159,7 +192,21 @@ impl<'a> Connection<'a> {
                 thread::sleep(reply.gap);
             }
         }
+        self.stream_end(recorded, reply, asked)
+    }
+
+    fn stream_head(&self) -> io::Result<()> {
+        self.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
+              x-request-id: upstream-request-1\r\nx-ratelimit-limit-requests: 99999\r\n\
+              set-cookie: upstream=1\r\n\r\n",
+        )
+    }
+
+    /// What comes after the last piece of a stream.
+    fn stream_end(&self, recorded: &Recorded, reply: &Reply, asked: bool) -> io::Result<bool> {
         self.finish();
+        let choices = recorded.body["n"].as_u64().unwrap_or(1);
         if let Some(finish) = reply.finish {
             for index in 0..choices {
                 let mut chunk = reply.chunk(index, &json!({}), Some(finish));
@@ -225,13 +272,18 @@ impl<'a> Connection<'a> {
 
     /// Blocks until the gate is open; an error when the client has left or the test is over.
     fn wait(&self, gate: Option<&Gate>) -> io::Result<()> {
+        self.wait_for(|state| gate.filter(|gate| state.open.contains(&gate.id)).map(|_| ()))
+    }
+
+    /// The same for anything that comes about.
+    fn wait_for<T>(&self, ready: impl Fn(&State) -> Option<T>) -> io::Result<T> {
         let waited = self.shared.wait(PATIENCE * 4, |state| {
             if state.stopping || state.gone.contains(&self.connection) {
-                return Some(false);
+                return Some(None);
             }
-            gate.is_some_and(|gate| state.open.contains(&gate.id)).then_some(true)
+            ready(state).map(Some)
         });
-        if waited == Some(true) { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
+        waited.flatten().ok_or_else(|| io::ErrorKind::ConnectionAborted.into())
     }
 
     /// From here on a client that leaves has had its answer.

@@ -8,6 +8,7 @@ use crate::app::{App, eventually};
 use crate::client::{Call, Event};
 use crate::resume::{completion_of, watching};
 use crate::script::{Reply, Script};
+use crate::upstream::End;
 
 /// By contract within a second; the rest is for slow machines, and below the five seconds of a keep-alive comment.
 const AT_ONCE: Duration = Duration::from_secs(4);
@@ -174,6 +175,33 @@ fn a_turn_ends_when_the_last_of_its_readers_has_left() {
     let events = watching(&app, &app.account_key, &completion, None).open().ok().rest();
     assert_eq!(events.len(), 5);
     assert_eq!(events[4].json()["error"]["code"], "cancelled");
+    app.finish();
+}
+
+#[test]
+fn who_reads_along_before_the_first_byte_keeps_a_turn_going_that_its_client_leaves() {
+    let app = App::start();
+    for stream in [true, false] {
+        let leash = app.upstream.leash();
+        let reply = Reply::long(3).usage(9, 3);
+        app.upstream.next(Script::Led(Box::new(reply.clone()), leash.clone()));
+        let session = format!("s{stream}");
+        let asked = app.upstream.asked();
+        let body = app.saying("Hello", json!({"stream": stream, "session_id": session}));
+        let client = app.chat_call(&body).connect().expect("a connection");
+        app.upstream.wait_for_requests(asked + 1);
+        let running = app.get(&app.operator_token, "/admin/streams").ok();
+        let completion = running["streams"][0]["id"].as_str().expect("an id").to_owned();
+        let mut reader = watching(&app, &app.account_key, &completion, None).open().ok();
+        drop(client);
+        // The server has noticed when it has answered others meanwhile.
+        app.say("Meanwhile", json!({}));
+        leash.let_out(4);
+        leash.end(End::Whole);
+        assert!(reader.rest().last().is_some_and(Event::is_done));
+        assert_eq!(stored(&app, &session)[1]["content"], reply.text());
+    }
+    assert_eq!(app.charges().len(), 4);
     app.finish();
 }
 

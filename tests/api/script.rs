@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::upstream::Gate;
+use crate::upstream::{Gate, Leash};
 
 /// The model that the upstream says it is, so that a leak of it is seen.
 pub const UPSTREAM_MODEL: &str = "upstream-model-name-v1";
@@ -16,6 +16,8 @@ pub enum Script {
     Reply(Box<Reply>),
     /// Any status, headers and body.
     Raw { status: u16, headers: Vec<(String, String)>, body: String },
+    /// The same, step by step as the test says.
+    Led(Box<Reply>, Leash),
     /// A 200 whose body is streamed in these bytes, of whatever protocol.
     Pieces(Pieces),
     /// Reads the request and never answers.

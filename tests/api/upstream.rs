@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::client::PATIENCE;
 use crate::connection::Connection;
-use crate::script::Script;
+use crate::script::{Fault, Script};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4_096;
@@ -83,6 +83,49 @@ impl Gate {
     }
 }
 
+/// How a reply ends that goes as far as the test lets it.
+#[derive(Clone)]
+pub enum End {
+    /// Whole.
+    Whole,
+    /// It goes wrong.
+    Fault(Fault),
+}
+
+/// How far a reply may go.
+#[derive(Clone, Default)]
+pub struct Slack {
+    /// So many steps: the role is the first one, each piece another.
+    pub steps: usize,
+    /// Then it ends like this; until then it waits.
+    pub end: Option<End>,
+}
+
+/// Leads a reply step by step.
+#[derive(Clone)]
+pub struct Leash {
+    /// Its number.
+    pub id: usize,
+    shared: Arc<Shared>,
+}
+
+impl Leash {
+    /// Lets the reply go on to this step.
+    pub fn let_out(&self, steps: usize) {
+        self.change(|slack| slack.steps = slack.steps.max(steps));
+    }
+
+    /// Lets the reply end, once it has come as far as it may.
+    pub fn end(&self, end: End) {
+        self.change(|slack| slack.end = Some(end));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Slack)) {
+        change(self.shared.lock().slack.entry(self.id).or_default());
+        self.shared.changed.notify_all();
+    }
+}
+
 type Chooser = Arc<dyn Fn(&Recorded) -> Script + Send + Sync>;
 
 /// What the threads of the upstream share.
@@ -106,6 +149,8 @@ pub struct State {
     pub gates: usize,
     /// The gates that are open.
     pub open: HashSet<usize>,
+    /// How far the replies may go that are led.
+    pub slack: HashMap<usize, Slack>,
     /// The connections.
     pub live: HashMap<usize, TcpStream>,
     /// The connections that the client has closed.
@@ -166,6 +211,7 @@ impl Upstream {
                 choose: Arc::new(|_| Script::hello()),
                 gates: 0,
                 open: HashSet::new(),
+                slack: HashMap::new(),
                 live: HashMap::new(),
                 gone: HashSet::new(),
                 running: HashMap::new(),
@@ -203,6 +249,14 @@ impl Upstream {
         let mut state = self.shared.lock();
         state.gates += 1;
         Gate { id: state.gates, shared: self.shared.clone() }
+    }
+
+    /// Leads one reply, which does nothing yet.
+    pub fn leash(&self) -> Leash {
+        let mut state = self.shared.lock();
+        let id = state.slack.len();
+        state.slack.insert(id, Slack::default());
+        Leash { id, shared: self.shared.clone() }
     }
 
     /// Answers the next request that has no script yet with this one.
@@ -298,6 +352,14 @@ impl Upstream {
         let aborts =
             self.shared.wait(PATIENCE, |state| (state.aborts.len() >= count).then(|| state.aborts.clone()));
         aborts.unwrap_or_else(|| panic!("the provider's call is not ended though nobody reads it"))
+    }
+
+    /// Waits until the answer to a request is over; `request` counts as [`Self::requests`] does.
+    pub fn wait_until_over(&self, request: usize) {
+        let over = |state: &State| (!state.running.values().any(|running| *running == request)).then_some(());
+        self.shared
+            .wait(PATIENCE, over)
+            .unwrap_or_else(|| panic!("the provider's call {request} does not end"));
     }
 
     /// Waits until no answer is being written.
