@@ -4,6 +4,8 @@ mod app;
 mod claude;
 mod client;
 mod connection;
+#[path = "../ledger/random.rs"]
+mod random;
 mod script;
 mod upstream;
 
@@ -79,4 +81,8 @@ mod sessions;
 mod store_faults;
 mod summaries;
 mod timeouts;
+mod weave;
+mod weave_moves;
+mod weave_turn;
+mod weave_world;
 mod webhooks;
