@@ -2,7 +2,8 @@
 //!
 //! Compiled to nothing in a release build. In a debug build, which is what the tests run, `SWITCHBOARD_FAILPOINT=name:n`
 //! ends the process when it comes to that place for the n-th time. It ends by `abort`: SIGABRT runs no destructor and
-//! flushes nothing, so what is left on disk is what SIGKILL would leave.
+//! flushes nothing, so what is left on disk is what SIGKILL would leave. With `name:n:panic` only the task that comes
+//! there ends, by a panic, as by a defect of ours.
 
 /// Dies here, if this is the place and the time.
 #[inline]
@@ -43,13 +44,17 @@ mod armed {
 
     static POINT: LazyLock<Option<Point>> = LazyLock::new(|| {
         let named = std::env::var("SWITCHBOARD_FAILPOINT").ok()?;
-        let (name, times) = named.rsplit_once(':')?;
-        Some(Point { name: name.to_owned(), left: AtomicU64::new(times.parse().ok()?) })
+        let survives = named.strip_suffix(":panic");
+        let (name, times) = survives.unwrap_or(&named).rsplit_once(':')?;
+        let left = AtomicU64::new(times.parse().ok()?);
+        Some(Point { name: name.to_owned(), left, survives: survives.is_some() })
     });
 
     struct Point {
         name: String,
         left: AtomicU64,
+        /// Whether the process does.
+        survives: bool,
     }
 
     pub fn reached(name: &str) -> bool {
@@ -60,6 +65,9 @@ mod armed {
 
     pub fn die(name: &str) -> ! {
         eprintln!("failpoint: {name}");
+        if POINT.as_ref().is_some_and(|point| point.survives) {
+            panic!("at a failpoint");
+        }
         std::process::abort()
     }
 }

@@ -62,6 +62,8 @@ mod on_disconnect;
 mod openapi;
 mod operator;
 mod own_providers;
+#[cfg(debug_assertions)]
+mod panics;
 mod provider_faults;
 mod provider_request;
 mod provider_wire;
