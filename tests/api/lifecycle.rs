@@ -5,8 +5,10 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::app::{App, eventually, wait_for_exit};
-use crate::script::{Reply, Script};
+use crate::app::{App, Setup, eventually, wait_for_exit};
+use crate::client::Stream;
+use crate::metrics;
+use crate::script::{Counts, Reply, Script};
 
 #[test]
 fn a_stop_lets_running_streams_end_and_takes_no_new_work() {
@@ -58,6 +60,51 @@ fn a_stop_lets_a_plain_answer_end() {
     app.start_again();
     assert_eq!(app.charges().len(), 1);
     app.finish();
+}
+
+#[test]
+fn a_stop_lets_the_running_turn_of_a_session_end_and_refuses_those_that_wait() {
+    const WAITING: usize = 3;
+    for (name, whole) in [("30", true), ("1", false)] {
+        let mut app = Setup::default().arg("--shutdown-timeout").arg(name).start();
+        let gate = app.upstream.gate();
+        app.upstream.next(Reply::long(6).usage(9, 6).counts(Counts::OnEveryChunk).pause_after(2, &gate));
+        let mut stream = app.stream("one", json!({"session_id": "s"}));
+        (0..3).for_each(|_| drop(stream.chunk()));
+        let body = app.saying("two", json!({"session_id": "s"}));
+        // Those whose clients leave are not forgotten either: they would go on without them.
+        let calls = [app.chat_call(&body), app.chat_call(&body).header("X-On-Disconnect", "continue")];
+        let mut clients: Vec<_> =
+            (0..WAITING).map(|number| calls[number % 2].connect().expect("one")).collect();
+        eventually("they wait", || {
+            let waiting = metrics::value(&metrics::read(&app), "switchboard_turns_waiting");
+            waiting.filter(|waiting| *waiting > WAITING as f64 - 0.5)
+        });
+        drop(clients.remove(1));
+        app.terminate();
+        eventually("the server says that it is draining", || {
+            (app.call("GET", "/readyz").send().status == 503).then_some(())
+        });
+        if whole {
+            gate.open();
+        }
+        let last = stream.rest().pop().expect("events");
+        assert_eq!(last.is_done(), whole, "{last:?}");
+        assert!(whole || last.json()["error"]["code"] == "draining", "{last:?}");
+        for client in clients {
+            let answer = Stream::read(client).and_then(Stream::into_answer).expect("a whole answer");
+            answer.refused(503, "server_error", "draining");
+            assert!((1..=60).contains(&answer.headers.number("retry-after")));
+        }
+        assert_eq!(app.wait_for_exit().code(), Some(0), "the log says:\n{}", app.log());
+        app.start_again();
+        let cost = if whole { 9 * 1000 + 6 * 2000 } else { 9 * 1000 + 2 * 2000 };
+        assert_eq!((app.balance().held, app.balance().balance), (0, 5_000_000_000 - cost));
+        assert_eq!(app.upstream.asked(), 1, "a turn that waited has run");
+        app.say("two", json!({"session_id": "s"}));
+        assert_eq!(app.upstream.last().said().len(), 3);
+        app.finish();
+    }
 }
 
 #[test]
@@ -163,7 +210,7 @@ fn a_revoked_key_ends_its_running_streams() {
 
 #[test]
 fn a_stop_does_not_wait_for_ever_for_a_provider_that_is_silent() {
-    let mut app = crate::app::Setup::default().arg("--shutdown-timeout").arg("1").start();
+    let mut app = Setup::default().arg("--shutdown-timeout").arg("1").start();
     app.upstream.next(Script::Silence);
     let connection =
         app.chat_call(&app.saying("Hello", json!({"stream": true}))).connect().expect("a connection");
@@ -178,7 +225,7 @@ fn a_stop_does_not_wait_for_ever_for_a_provider_that_is_silent() {
 
 #[test]
 fn a_new_operator_token_ends_the_one_before() {
-    let mut app = crate::app::Setup::default().arg("--new-operator-token").start();
+    let mut app = Setup::default().arg("--new-operator-token").start();
     let first = app.operator_token.clone();
     app.get(&first, "/admin/accounts").is(200);
     app.restart();
