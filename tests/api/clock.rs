@@ -239,3 +239,84 @@ fn an_answer_is_given_again_for_a_day_by_the_clock_and_never_charged_twice_withi
     clock.jump(&app, 0);
     app.finish();
 }
+
+#[test]
+fn sessions_are_kept_for_the_days_that_their_account_says_by_the_clock() {
+    let Some(clock) = Clock::find() else { return };
+    let mut app = clock.server();
+    let there = |app: &App| -> Vec<String> {
+        let list = app.get(&app.account_key, "/v2/sessions").ok();
+        let list = list.as_array().expect("a list");
+        let mut names: Vec<String> =
+            list.iter().map(|session| session["id"].as_str().expect("an id").to_owned()).collect();
+        names.sort_unstable();
+        names
+    };
+    let make = |app: &App, key: &str, agent: &str| {
+        app.post(key, "/v2/sessions", &json!({"agent_id": agent})).is(201);
+    };
+    let (_, other) = app.account("1.00");
+    let (others_agent, _) = app.agent_of(&other, json!({}));
+    make(&app, &other, &others_agent);
+    let (_, short) = app.account("1.00");
+    let (short_agent, _) = app.agent_of(&short, json!({}));
+    app.patch(&short, "/v2/account", &json!({"retention_days": 1})).is(200);
+    // A session that has to go tells when a start has looked at all of them.
+    let start_at = |app: &mut App, days: i64| {
+        make(app, &short, &short_agent);
+        let sweeps = |app: &App| app.log().matches("sessions were deleted for good").count();
+        let before = sweeps(app);
+        clock.set(days);
+        app.restart();
+        eventually("idle sessions are deleted", || (sweeps(app) > before).then_some(()));
+        there(app)
+    };
+    app.patch(&app.account_key, "/v2/account", &json!({"retention_days": 30})).is(200);
+    app.say("Hello", json!({"session_id": "left"}));
+    app.say("Hello", json!({"session_id": "used"}));
+    clock.set(-YEAR);
+    app.restart();
+    clock.set(20);
+    app.say("And on", json!({"session_id": "used"}));
+    assert_eq!(start_at(&mut app, 29), ["left", "used"]);
+    clock.set(0);
+    assert_eq!(start_at(&mut app, 31), ["used"]);
+    app.say("And on", json!({"session_id": "used"}));
+    assert_eq!(app.upstream.last().said().len(), 5, "nothing of a session in use is gone");
+    let own = app.get(&app.account_key, "/v2/account").ok();
+    assert_eq!(own["session_count"], 1);
+    assert!(start_at(&mut app, 62).is_empty());
+    // Its name is free again, and the money stays spent.
+    app.say("Hello", json!({"session_id": "used"}));
+    assert_eq!(app.upstream.last().said().len(), 1);
+    assert_eq!(app.charges().len(), 5);
+    let kept = app.get(&other, "/v2/sessions").ok();
+    assert_eq!(kept.as_array().map(Vec::len), Some(1), "who set nothing keeps all");
+    clock.jump(&app, 0);
+    app.finish();
+}
+
+#[test]
+fn a_session_is_closed_after_the_idle_time_of_its_agent_by_the_clock() {
+    let Some(clock) = Clock::find() else { return };
+    let mut app = clock.server();
+    let (agent, _) = app.agent(json!({"expires_after": 2 * 24 * 60 * 60}));
+    let body = app.saying("Hello", json!({"session_id": "s", "model": agent}));
+    app.chat(&body).is(200);
+    for restarted in [false, true] {
+        for (days, status) in [(1, 200), (4, 410), (2, 200), (3, 200), (6, 410), (0, 200)] {
+            clock.set(days);
+            if restarted {
+                app.restart();
+            }
+            let answer = app.chat(&body);
+            assert_eq!(answer.status, status, "{days} days off, restarted: {restarted}: {}", answer.text());
+            if status == 410 {
+                answer.refused(410, "invalid_request_error", "session_closed");
+            }
+        }
+    }
+    assert_eq!(app.charges().len(), 9);
+    clock.jump(&app, 0);
+    app.finish();
+}
