@@ -14,6 +14,10 @@ const SEEDS: u64 = 6;
 const STEPS: usize = 140;
 /// Seeds that are followed at once: they wait for the disk and for each other most of the time.
 const AT_ONCE: u64 = 3;
+/// How likely each move is, in the order in which `follow` names them.
+const MIXED: [u64; 14] = [26, 24, 10, 9, 8, 4, 10, 4, 4, 3, 2, 2, 2, 2];
+/// The same where turns are asked for faster than they end.
+const CROWDED: [u64; 14] = [48, 10, 5, 10, 5, 1, 5, 1, 2, 4, 1, 2, 2, 1];
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -24,14 +28,14 @@ fn follow(seed: u64) {
     println!("WEAVE_SEED={seed}");
     let mut random = Random::new(seed);
     let mut world = World::new(seed);
+    world.crowded = seed % 3 == 2;
+    let weights = if world.crowded { CROWDED } else { MIXED };
     let idle_at = random.below(STEPS as u64) as usize;
     for step in 0..STEPS {
         if step == idle_at {
             world.wait_until_the_idle_leave_memory();
         }
-        // Some seeds are crowded: turns are asked for faster than they end.
-        let ends = if seed.is_multiple_of(2) { 14 } else { 4 };
-        match random.weighted(&[26, 24, 10, 9, 8, 4, ends, 4, 4, 3, 2, 2, 2, 2]) {
+        match random.weighted(&weights) {
             0 => world.start(&mut random),
             1 => world.go_on(&mut random),
             2 => world.read(&mut random),

@@ -24,8 +24,8 @@ impl World {
         match random.pick(&forks).filter(|_| random.chance(20)) {
             Some(fork) => fork.clone(),
             None => {
-                // One of them is in everybody's way.
-                let name = format!("s{}", random.below(SESSIONS) * random.below(2));
+                let crowd = if self.crowded { 80 } else { 40 };
+                let name = format!("s{}", if random.chance(crowd) { 0 } else { random.below(SESSIONS) });
                 self.sessions.entry(name.clone()).or_default();
                 name
             }
@@ -41,7 +41,8 @@ impl World {
         let name = self.any_session(random);
         let number = self.turns.len();
         let turn = Turn::new(number, &name, self.app.upstream.leash(), random);
-        let mode = ["queue", "reject", "interrupt"][random.weighted(&[65, 12, 23])];
+        let mode = ["queue", "reject", "interrupt"]
+            [random.weighted(if self.crowded { &[80, 10, 10] } else { &[65, 12, 23] })];
         self.note(format!("turn {number} in {name}, {mode}, {:?}", turn.way));
         self.replies.lock().expect("replies").insert(turn.said(), (turn.reply(), turn.leash.clone()));
         let on_disconnect = if turn.way.goes_on { "continue" } else { "cancel" };

@@ -37,6 +37,8 @@ pub struct World {
     pub sessions: BTreeMap<String, Session>,
     pub turns: Vec<Turn>,
     pub replies: Replies,
+    /// Whether everybody wants the same session.
+    pub crowded: bool,
     /// How often a client left before it was answered: the server bears that only so often a minute.
     pub gave_up: usize,
     /// Tokens that were charged for, by completion.
@@ -75,6 +77,7 @@ impl World {
             sessions: BTreeMap::new(),
             turns: Vec::new(),
             replies,
+            crowded: false,
             gave_up: 0,
             charges: BTreeMap::new(),
             asked: 0,
