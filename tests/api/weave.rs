@@ -17,7 +17,7 @@ const AT_ONCE: u64 = 3;
 /// How likely each move is, in the order in which `follow` names them.
 const MIXED: [u64; 14] = [26, 24, 10, 9, 8, 4, 10, 4, 4, 3, 2, 2, 2, 2];
 /// The same where turns are asked for faster than they end.
-const CROWDED: [u64; 14] = [48, 10, 5, 10, 5, 1, 5, 1, 2, 4, 1, 2, 2, 1];
+const CROWDED: [u64; 14] = [52, 10, 5, 4, 5, 1, 3, 1, 2, 4, 0, 2, 2, 1];
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

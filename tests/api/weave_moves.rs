@@ -42,7 +42,7 @@ impl World {
         let number = self.turns.len();
         let turn = Turn::new(number, &name, self.app.upstream.leash(), random);
         let mode = ["queue", "reject", "interrupt"]
-            [random.weighted(if self.crowded { &[80, 10, 10] } else { &[65, 12, 23] })];
+            [random.weighted(if self.crowded { &[86, 8, 6] } else { &[65, 12, 23] })];
         self.note(format!("turn {number} in {name}, {mode}, {:?}", turn.way));
         self.replies.lock().expect("replies").insert(turn.said(), (turn.reply(), turn.leash.clone()));
         let on_disconnect = if turn.way.goes_on { "continue" } else { "cancel" };
