@@ -199,7 +199,7 @@ impl<S: Stream<Item = Piece> + Unpin> Body<S> {
     /// The data of the next event that has any; `None` at the end of the body, which proves nothing.
     pub async fn next_event(&mut self) -> Option<Result<Bytes, UpstreamFailure>> {
         loop {
-            let data = match self.reader.next() {
+            let data = match self.reader.next_event() {
                 Some(data) => Some(data),
                 None if self.ended => self.reader.finish(),
                 None => None,

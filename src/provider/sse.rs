@@ -39,7 +39,7 @@ impl EventReader {
     }
 
     /// The data of the next whole event.
-    pub fn next(&mut self) -> Option<Bytes> {
+    pub fn next_event(&mut self) -> Option<Bytes> {
         while let Some(line) = self.next_line() {
             if !line.is_empty() {
                 self.take_line(line);
@@ -134,7 +134,7 @@ mod tests {
         let mut events = Vec::new();
         for piece in pieces {
             reader.push(piece).expect("small");
-            events.extend(std::iter::from_fn(|| reader.next()));
+            events.extend(std::iter::from_fn(|| reader.next_event()));
         }
         events.extend(reader.finish());
         events.into_iter().map(|event| String::from_utf8(event.to_vec()).expect("text")).collect()

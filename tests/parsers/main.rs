@@ -41,7 +41,7 @@ fn events(pieces: &[&[u8]]) -> Vec<Bytes> {
     let mut events = Vec::new();
     for piece in pieces {
         reader.push(piece).expect("little");
-        events.extend(std::iter::from_fn(|| reader.next()));
+        events.extend(std::iter::from_fn(|| reader.next_event()));
     }
     events.extend(reader.finish());
     events

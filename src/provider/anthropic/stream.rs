@@ -246,7 +246,7 @@ mod tests {
         let mut out = VecDeque::new();
         for piece in pieces {
             reader.push(piece).expect("small");
-            while let Some(data) = reader.next() {
+            while let Some(data) = reader.next_event() {
                 translator.take(&data, &mut out).expect("an event");
             }
         }
