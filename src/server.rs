@@ -298,6 +298,7 @@ async fn shut_down(server: Server, handle: &ServerHandle, grace: Duration) -> an
     server.admission.drain();
     let turns = server.sessions.turns();
     turns.close();
+    server.sessions.refuse_waiting().await;
     if timeout(grace, turns.all_ended()).await.is_err() {
         tracing::warn!(running = turns.list().len(), "the time is over; running answers are ended");
         turns.stop_where(Stop::Draining, |_| true);

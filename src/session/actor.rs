@@ -15,7 +15,7 @@ use crate::error::{Error, Stop};
 use crate::id::CompletionId;
 use crate::metrics;
 use crate::session::conduct::{self, Conversation};
-use crate::session::messages::{Begin, GivePlace, Reload, RunTurn};
+use crate::session::messages::{Begin, GivePlace, RefuseWaiting, Reload, RunTurn};
 use crate::session::{Busy, LocalRooms, Place};
 
 /// Turns that may wait for their place.
@@ -244,6 +244,16 @@ impl Handler<GivePlace> for Session {
             self.end_running(ctx);
         } else {
             self.next(ctx);
+        }
+    }
+}
+
+impl Handler<RefuseWaiting> for Session {
+    type Result = ();
+
+    fn handle(&mut self, _: RefuseWaiting, _: &mut Self::Context) {
+        for waiting in self.waiting.drain(..) {
+            let _ = waiting.run.reply.send(Err(Error::Draining));
         }
     }
 }

@@ -59,6 +59,11 @@ pub struct GivePlace {
     pub lease: Arc<()>,
 }
 
+/// The server is stopping: what waits need not wait for its refusal.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct RefuseWaiting;
+
 /// The session's row has changed: forget what is in memory.
 #[derive(Message)]
 #[rtype(result = "()")]

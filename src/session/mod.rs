@@ -38,7 +38,7 @@ use crate::provider::{Providers, Routes};
 use crate::rate_limit::{Permit, Status};
 use crate::store::Store;
 use log::Reader;
-use messages::{Reload, RunTurn, TakePlace};
+use messages::{RefuseWaiting, Reload, RunTurn, TakePlace};
 use registry::Registry;
 pub use replay::as_chunks;
 use tokio::time::timeout;
@@ -164,6 +164,15 @@ impl Sessions {
         }
         // Its session may have been deleted meanwhile.
         Some(self.turns.find(id, &allowed).unwrap_or(found))
+    }
+
+    /// Refuses the turns that wait, since the server is stopping. Those that run go on.
+    pub async fn refuse_waiting(&self) {
+        for shard in self.shards.iter() {
+            if shard.send(RefuseWaiting).await.is_err() {
+                tracing::error!("a session registry is gone");
+            }
+        }
     }
 
     /// Makes a session in memory forget what it knows, after its row changed.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::metrics;
 use crate::provider::Providers;
 use crate::session::actor::Session;
-use crate::session::messages::{Begin, GivePlace, Reload, RunTurn, TakePlace};
+use crate::session::messages::{Begin, GivePlace, RefuseWaiting, Reload, RunTurn, TakePlace};
 use crate::session::{LocalRooms, Rooms, SessionKey};
 
 /// Messages that may wait.
@@ -101,6 +101,16 @@ impl Handler<TakePlace> for Registry {
         let resident = self.resident(key);
         // Bounded by the management calls that were admitted.
         resident.session.do_send(GivePlace { busy, reply, lease: resident.lease.clone() });
+    }
+}
+
+impl Handler<RefuseWaiting> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, refuse: RefuseWaiting, _: &mut Self::Context) {
+        // Once in the life of the server. Who waits holds a lease.
+        let in_use = self.sessions.values().filter(|resident| Arc::strong_count(&resident.lease) > 1);
+        in_use.for_each(|resident| resident.session.do_send(refuse));
     }
 }
 

@@ -85,17 +85,18 @@ fn a_stop_lets_the_running_turn_of_a_session_end_and_refuses_those_that_wait() {
         eventually("the server says that it is draining", || {
             (app.call("GET", "/readyz").send().status == 503).then_some(())
         });
+        // They are told at once, while the running turn goes on.
+        for client in clients {
+            let answer = Stream::read(client).and_then(Stream::into_answer).expect("a whole answer");
+            answer.refused(503, "server_error", "draining");
+            assert!((1..=60).contains(&answer.headers.number("retry-after")));
+        }
         if whole {
             gate.open();
         }
         let last = stream.rest().pop().expect("events");
         assert_eq!(last.is_done(), whole, "{last:?}");
         assert!(whole || last.json()["error"]["code"] == "draining", "{last:?}");
-        for client in clients {
-            let answer = Stream::read(client).and_then(Stream::into_answer).expect("a whole answer");
-            answer.refused(503, "server_error", "draining");
-            assert!((1..=60).contains(&answer.headers.number("retry-after")));
-        }
         assert_eq!(app.wait_for_exit().code(), Some(0), "the log says:\n{}", app.log());
         app.start_again();
         let cost = if whole { 9 * 1000 + 6 * 2000 } else { 9 * 1000 + 2 * 2000 };
