@@ -67,6 +67,49 @@ impl Hasher for AsItIs {
 
 type Map<T> = HashMap<Subject, T, BuildHasherDefault<AsItIs>>;
 
+/// Parts of [`Entries`].
+const PARTS: usize = 16;
+
+/// What is known of subjects, in parts that grow one after the other: to grow takes a part's time, and a part's room.
+#[derive(Clone, Default)]
+struct Entries {
+    parts: [Map<Entry>; PARTS],
+    len: usize,
+}
+
+impl Entries {
+    /// Maps go by the lowest and the highest bits.
+    fn part(subject: Subject) -> usize {
+        usize::try_from(subject >> 40).unwrap_or(0) % PARTS
+    }
+
+    fn get(&self, subject: Subject) -> Option<&Entry> {
+        self.parts[Self::part(subject)].get(&subject)
+    }
+
+    fn get_mut(&mut self, subject: Subject) -> Option<&mut Entry> {
+        self.parts[Self::part(subject)].get_mut(&subject)
+    }
+
+    fn put(&mut self, subject: Subject, entry: Entry) {
+        self.len += usize::from(self.parts[Self::part(subject)].insert(subject, entry).is_none());
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Entry> {
+        self.parts.iter().flat_map(Map::values)
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool) {
+        for part in &mut self.parts {
+            part.retain(|_, entry| keep(entry));
+            if part.capacity() > 4 * part.len().max(256) {
+                part.shrink_to(2 * part.len());
+            }
+        }
+        self.len = self.parts.iter().map(Map::len).sum();
+    }
+}
+
 /// Whether any limit bears on a call of this class.
 pub fn limited(caller: &Caller, class: Class) -> bool {
     let limits = [&caller.key_limits, &caller.account_limits];
@@ -84,7 +127,7 @@ pub fn tokens_limited(caller: &Caller) -> bool {
 
 /// All buckets and all places.
 pub struct Table {
-    entries: Map<Entry>,
+    entries: Entries,
     /// Calls that keys gave up; few keys do.
     given_up: Map<Bucket>,
     digests: RandomState,
@@ -120,7 +163,7 @@ impl Table {
     /// A table with nobody in it, of a server that runs so many turns at once.
     pub fn new(places: u64) -> Self {
         Self {
-            entries: Map::default(),
+            entries: Entries::default(),
             given_up: Map::default(),
             digests: RandomState::new(),
             places,
@@ -131,12 +174,12 @@ impl Table {
 
     /// How many keys and accounts are remembered.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len
     }
 
     /// Whether nobody is remembered.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.len == 0
     }
 
     fn key(&self, caller: &Caller) -> Subject {
@@ -149,8 +192,7 @@ impl Table {
 
     /// Key and account with their limits and what is known of them.
     fn subjects<'a>(&self, caller: &'a Caller) -> [(Subject, &'a ResolvedLimits, Entry); 2] {
-        let one =
-            |subject, limits| (subject, limits, self.entries.get(&subject).copied().unwrap_or_default());
+        let one = |subject, limits| (subject, limits, self.entries.get(subject).copied().unwrap_or_default());
         [one(self.key(caller), &caller.key_limits), one(self.account(caller), &caller.account_limits)]
     }
 
@@ -227,7 +269,7 @@ impl Table {
     pub fn give_back(&mut self, caller: &Caller, tokens: u64, now: Ticks) {
         for (subject, limits, _) in self.subjects(caller) {
             let rate = limits.tokens_per_minute.map(Rate::tokens);
-            if let (Some(rate), Some(entry)) = (rate, self.entries.get_mut(&subject)) {
+            if let (Some(rate), Some(entry)) = (rate, self.entries.get_mut(subject)) {
                 entry.tokens.give_back(rate, tokens, now);
             }
         }
@@ -241,12 +283,12 @@ impl Table {
             let _ = self.given_up.entry(key).or_default().take(Rate::tokens(GIVEN_UP_PER_MINUTE), 1, now);
         }
         for subject in [key, account] {
-            if let Some(entry) = self.entries.get_mut(&subject) {
+            if let Some(entry) = self.entries.get_mut(subject) {
                 entry.running = entry.running.saturating_sub(1);
             }
         }
         self.running = self.running.saturating_sub(1);
-        let ended = self.entries.get(&account).is_none_or(|entry| entry.running == 0);
+        let ended = self.entries.get(account).is_none_or(|entry| entry.running == 0);
         self.active = self.active.saturating_sub(u64::from(ended));
     }
 
@@ -266,18 +308,15 @@ impl Table {
 
     /// Drops what equals a fresh entry.
     pub fn sweep(&mut self, now: Ticks) {
-        self.entries.retain(|_, entry| entry.running > 0 || entry.latest() > now);
+        self.entries.retain(|entry| entry.running > 0 || entry.latest() > now);
         self.given_up.retain(|_, bucket| !bucket.is_full(now));
-        if self.entries.capacity() > 4 * self.entries.len().max(1_024) {
-            self.entries.shrink_to(2 * self.entries.len());
-        }
     }
 
     fn keep(&mut self, subjects: [(Subject, &ResolvedLimits, Entry); 2]) {
-        if self.entries.len() + subjects.len() > MAX_ENTRIES {
+        if self.entries.len + subjects.len() > MAX_ENTRIES {
             self.make_room();
         }
-        self.entries.extend(subjects.map(|(subject, _, entry)| (subject, entry)));
+        subjects.into_iter().for_each(|(subject, _, entry)| self.entries.put(subject, entry));
     }
 
     /// Drops the entries that are nearest to a fresh one, some at once, so that it is seldom done.
@@ -289,8 +328,13 @@ impl Table {
         }
         let at = (MAX_ENTRIES / MADE_ROOM).min(idle.len() - 1);
         let (_, oldest, _) = idle.select_nth_unstable(at);
-        let oldest = *oldest;
-        self.entries.retain(|_, entry| entry.running > 0 || entry.latest() > oldest);
+        let (oldest, mut left) = (*oldest, at + 1);
+        self.entries.retain(|entry| {
+            // Many may be as old as one another; no more go than have to.
+            let goes = entry.running == 0 && entry.latest() <= oldest && left > 0;
+            left -= usize::from(goes);
+            !goes
+        });
     }
 }
 
@@ -386,9 +430,9 @@ mod tests {
         table.admit(&one, Class::Chat, 0).expect("admitted");
         table.leave(&one, false, 0);
         table.sweep(500_000_000);
-        assert_eq!(table.entries.len(), 1);
+        assert_eq!(table.len(), 1);
         table.sweep(2_000_000_000);
-        assert!(table.entries.is_empty());
+        assert!(table.is_empty());
     }
 
     #[test]
@@ -437,12 +481,14 @@ mod tests {
                 ..caller(&at.to_string(), requests(1), ResolvedLimits::NONE)
             };
             table.admit(&one, Class::Management, at * second / 100_000).expect("a new one");
-            let entry = table.entries.entry(table.digests.hash_one(("key", one.key.as_str()))).or_default();
+            let subject = table.key(&one);
+            let mut entry = table.entries.get(subject).copied().unwrap_or_default();
             entry.chat.take(Rate::requests(1), 1, at * second / 100_000).expect("a fresh bucket");
+            table.entries.put(subject, entry);
         }
         assert!(table.len() <= MAX_ENTRIES && table.len() > MAX_ENTRIES / 10 * 9, "{}", table.len());
         let known =
-            |table: &Table, key: &str| table.entries.contains_key(&table.digests.hash_one(("key", key)));
+            |table: &Table, key: &str| table.entries.get(table.digests.hash_one(("key", key))).is_some();
         assert!(known(&table, "busy") && known(&table, &MAX_ENTRIES.to_string()));
         assert!(!known(&table, "0"), "the oldest is gone");
     }
