@@ -43,6 +43,11 @@ impl Raw {
         &self.0
     }
 
+    /// The same in memory of its own: a slice of a request would keep all of it.
+    pub fn alone(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     /// The text, for a column of the database.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.0)

@@ -162,6 +162,11 @@ impl Message {
         })
     }
 
+    /// The message in memory of its own, for being kept longer than the request that it came with.
+    pub fn alone(self) -> Self {
+        Self { raw: self.raw.alone(), ..self }
+    }
+
     /// The message without the tools that it calls; `None` if nothing is left of it.
     pub fn without_calls(&self) -> Option<Self> {
         let mut fields = Fields::parse(self.raw.bytes()).ok()?;
@@ -431,6 +436,18 @@ mod tests {
         }
         let tool = Message::stored(Raw::parse(r#"{"role":"tool","content":[{"type":"x"}]}"#).expect("JSON"));
         assert_eq!(tool.role, Role::Tool);
+    }
+
+    #[test]
+    fn a_message_that_is_kept_does_not_keep_its_request() {
+        let body =
+            bytes::Bytes::from(format!("[{{\"role\":\"user\",\"content\":\"a\"}},{}]", "0,".repeat(5_000)));
+        let sent = Message::parse(Raw::trusted(body.slice(1..30)), 0).expect("a message");
+        let kept = sent.clone().alone();
+        assert_eq!(kept.raw, sent.raw);
+        assert!(!body.is_unique());
+        drop(sent);
+        assert!(body.is_unique());
     }
 
     #[test]

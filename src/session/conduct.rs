@@ -41,7 +41,7 @@ pub struct Conversation {
     pub history: History,
 }
 
-/// A turn whose provider has begun to answer.
+/// A turn whose provider has begun to answer. Boxed on its way, since each turn's task would have room for it twice.
 pub struct Opened {
     pub asked: Asked,
     pub hold: Hold,
@@ -121,7 +121,7 @@ pub async fn conduct(
         Stored::Unknown => return None,
         Stored::Turn(messages) => {
             conversation.updated_at = clock::now_ms();
-            conversation.history.push_turn(messages);
+            conversation.history.push_turn(messages.into_iter().map(Message::alone));
         }
     }
     Some(conversation)
@@ -200,7 +200,7 @@ async fn open(
     conversation: &mut Conversation,
     turn: &Turn,
     permit: &Permit,
-) -> Result<Opened, Error> {
+) -> Result<Box<Opened>, Error> {
     check_session(conversation, turn)?;
     let candidates = attempt::candidates(local, turn).await?;
     let scale = candidates.first().map(|first| local.rooms.ratios.of(&first.route.model)).unwrap_or_default();
@@ -226,7 +226,7 @@ async fn open(
         Ok(asked) => {
             crate::failpoint::hit("provider answers");
             let ceiling = turn.n.saturating_mul(asked.max_output);
-            Ok(Opened { asked, hold, debit, prompt, ceiling })
+            Ok(Box::new(Opened { asked, hold, debit, prompt, ceiling }))
         }
         Err(error) => {
             // Nothing was received: nothing is charged, and nothing counts against the limit of tokens.
@@ -283,5 +283,23 @@ pub fn new_hold(
         epoch: local.rooms.billing.epoch(),
         now,
         expires_at: now + HOLD_LIFE_MS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The most that a turn's task may take beside what it reads, in bytes.
+    const TASK: usize = 5 * 1_024;
+
+    fn size_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_turn_is_small() {
+        let size = size_of_future(conduct);
+        assert!(size <= TASK, "{size} bytes");
     }
 }

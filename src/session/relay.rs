@@ -154,12 +154,12 @@ pub enum Stored {
 /// Copies a reply from the provider to the turn's log and settles what was consumed; answers what was stored.
 pub async fn relay(
     turn: &Turn,
-    opened: Opened,
+    opened: Box<Opened>,
     events: &mut Entered,
     mut stop: oneshot::Receiver<Stop>,
     started: Instant,
 ) -> Stored {
-    let Opened { asked, mut hold, debit, prompt, ceiling } = opened;
+    let Opened { asked, mut hold, debit, prompt, ceiling } = unboxed(opened);
     let Asked { mut first, mut ticket, mut meter, shown, drains, between, deadline, .. } = asked;
     let ttft = started.elapsed();
     let end = match first.chunks.take() {
@@ -254,6 +254,11 @@ pub async fn relay(
         return Stored::Unknown;
     }
     Stored::Turn(prompt.new.into_iter().chain([Message::stored(reply)]).collect())
+}
+
+/// Moves a value out; its box is gone then, and not kept by who goes on with the value.
+fn unboxed<T>(boxed: Box<T>) -> T {
+    *boxed
 }
 
 /// The whole answer, for being given again.
