@@ -27,7 +27,7 @@ const OTHER_FILES: usize = 150;
 const CHUNKS: usize = 40;
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a session stays in memory: longer than it takes to make them all, at this many a second.
-const LEAST_RATE: u64 = 700;
+const LEAST_RATE: u64 = 900;
 /// The same while streams are weighed.
 const IDLE_OF_STREAMS: Duration = Duration::from_secs(100);
 /// Turns before streams are weighed, so that caches are warm.
@@ -123,11 +123,15 @@ pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
+fn kib(bytes: u64) -> String {
+    format!("{:.2} KiB", bytes as f64 / 1_024.0)
+}
+
 /// Bytes for each of `many`, and whether that is within the aim.
 fn each(bytes: u64, many: u64, aim: u64) -> String {
     let each = bytes / many.max(1);
     let verdict = if each <= aim { "reached" } else { "MISSED" };
-    format!("{:.2} KiB (at most {} KiB: {verdict})", each as f64 / 1_024.0, aim >> 10)
+    format!("{} (at most {} KiB: {verdict})", kib(each), aim >> 10)
 }
 
 fn within(memory: Memory) -> &'static str {
@@ -184,7 +188,7 @@ fn report_streams(streams: usize, wanted: usize, found: &streams::Found, peak: u
         mib(found.given_back.rss)
     );
     let grown = found.during.rss.saturating_sub(found.before.rss);
-    println!("{:<58} {}", "each", each(grown, streams as u64, u64::MAX));
+    println!("{:<58} {}", "each", kib(grown / streams as u64));
     println!(
         "{:<58} {}",
         "each, without its log",
