@@ -35,7 +35,7 @@ pub struct Found {
 
 fn messages(number: u64) -> Vec<String> {
     let say = |at: usize| {
-        let role = if at % 2 == 0 { "user" } else { "assistant" };
+        let role = if at.is_multiple_of(2) { "user" } else { "assistant" };
         format!(r#"{{"role":"{role}","content":"{}"}}"#, text(&format!("{number} {at}"), MESSAGE))
     };
     (0..MESSAGES - 1).map(say).collect()

@@ -257,6 +257,7 @@ pub async fn relay(
 }
 
 /// Moves a value out; its box is gone then, and not kept by who goes on with the value.
+#[expect(clippy::boxed_local, reason = "it ends the box, which would stay as long as a variable that had it")]
 fn unboxed<T>(boxed: Box<T>) -> T {
     *boxed
 }
