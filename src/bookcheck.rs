@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::auth::keyring::Keyring;
+use crate::store::audit_log::{self, Action, By, Deed};
 use crate::store::verify::{self, Report};
-use crate::store::{self, Store};
+use crate::store::writer::WriteError;
+use crate::store::{self, Conn, Store};
 
 /// How often the books are checked where nothing is said.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -31,14 +35,30 @@ async fn suspend(store: &Store, keyring: &Keyring, report: &Report) {
     }
     for account in accounts(report) {
         let named = account.clone();
-        let suspended =
-            store.write(move |conn| Ok(store::account::update(conn, &named, Some("suspended"), None)?)).await;
+        let suspended = store.write(move |conn| suspend_one(conn, &named)).await;
         match suspended {
             Ok(_) => tracing::error!(%account, "suspended, since its books are wrong"),
             Err(cause) => tracing::error!(%account, ?cause, "could not be suspended"),
         }
     }
     keyring.forget();
+}
+
+fn suspend_one(conn: &mut Conn, account: &str) -> Result<(), WriteError> {
+    let Some(row) = store::account::find(conn, account)? else { return Ok(()) };
+    if row.status == "suspended" {
+        return Ok(());
+    }
+    store::account::update(conn, account, Some("suspended"), None)?;
+    let (before, after) = (json!({"status": row.status}), json!({"status": "suspended"}));
+    let deed = Deed {
+        action: Action::AccountUpdate,
+        account: Some(account),
+        object: account,
+        before: Some(before),
+        after: Some(after),
+    };
+    Ok(audit_log::record(conn, &By::server(), &deed)?)
 }
 
 /// The accounts that the offending rows name; a row begins with its account where it has one.

@@ -15,12 +15,16 @@ use crate::billing::price::Price;
 use crate::clock;
 use crate::conversation::agent::{Agent, Definition};
 use crate::error::Error;
-use crate::http::keys::new_key;
+use crate::http::manage::agents;
+use crate::http::manage::keys::{self, new_key};
+use crate::http::manage::operator::made_with;
 use crate::id::{AccountId, AgentId, PriceId};
 use crate::provider::Routes;
 use crate::store::account::AccountRow;
+use crate::store::audit_log::{self, Action, By, state};
 use crate::store::ledger_entry::{self, NewEntry};
 use crate::store::{self, Store};
+use crate::wire::native::objects;
 
 /// What the demo account starts with.
 const OPENING_BALANCE: Nanos = Nanos(5_000_000_000);
@@ -110,7 +114,13 @@ fn is_priced(billing: &Billing, routes: &Routes, model: &str) -> bool {
 /// Adds a row to the price list; says so, for people.
 async fn begin(store: &Store, billing: &Billing, price: Price, from: &str) -> Result<String, Error> {
     let new = price.clone();
-    store.write(move |conn| Ok(store::price::insert(conn, &new)?)).await?;
+    let insert = move |conn: &mut _| {
+        if store::price::insert(conn, &new)? {
+            audit_log::record(conn, &By::server(), &new.deed())?;
+        }
+        Ok(())
+    };
+    store.write(insert).await?;
     let told = format!(
         "{} costs {} USD in and {} USD out per million tokens ({from}; change it with `switchboard price set`)",
         price.model,
@@ -197,7 +207,20 @@ pub async fn run(store: &Store, data: &Path) -> anyhow::Result<Bootstrap> {
                 now,
                 ..NewEntry::default()
             };
-            ledger_entry::post(conn, &opening).map(drop)
+            ledger_entry::post(conn, &opening)?;
+            let made = store::account::find(conn, &account.account_id)?;
+            let made = made.ok_or_else(|| Error::Internal("the first account is not there".to_owned()))?;
+            let by = By::server();
+            audit_log::record(conn, &by, &made_with(&made, &account_row))?;
+            audit_log::record(
+                conn,
+                &by,
+                &agents::deed(Action::AgentCreate, &agent, None, state(objects::Agent::from(&agent))),
+            )?;
+            for row in [&operator_row, &agent_row] {
+                keys::record(conn, &by, Action::KeyCreate, None, Some(row))?;
+            }
+            Ok(())
         })
         .await?;
     Ok(Bootstrap {
@@ -217,8 +240,12 @@ pub async fn renew_operator(store: &Store, data: &Path) -> anyhow::Result<()> {
     write_secret(&data.join(OPERATOR_FILE), &token)?;
     store
         .write(move |conn| {
-            store::api_key::revoke_operators(conn, row.created_at)?;
-            Ok(store::api_key::insert(conn, &row)?)
+            let by = By::server();
+            for gone in store::api_key::revoke_operators(conn, row.created_at)? {
+                keys::record(conn, &by, Action::KeyRevoke, Some(&gone), None)?;
+            }
+            store::api_key::insert(conn, &row)?;
+            keys::record(conn, &by, Action::KeyCreate, None, Some(&row))
         })
         .await?;
     Ok(())

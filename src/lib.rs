@@ -10,9 +10,9 @@
 
 pub mod admission;
 pub mod agents;
-pub mod audit;
 pub mod auth;
 pub mod billing;
+pub mod bookcheck;
 pub mod bootstrap;
 pub mod cli;
 pub mod clock;

@@ -18,10 +18,10 @@ use tokio::time::timeout;
 
 use crate::admission::Admission;
 use crate::agents::Agents;
-use crate::audit;
 use crate::auth::keyring::Keyring;
 use crate::billing::Billing;
 use crate::billing::price::PriceBook;
+use crate::bookcheck;
 use crate::bootstrap::{self, Bootstrap};
 use crate::clock;
 use crate::config::Config;
@@ -88,14 +88,15 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let (listener, address) = listen(config, &server, settings)?;
         let handle = listener.handle();
         let listening = actix::spawn(listener);
-        let audit = audit::watch(server.store.clone(), server.keyring.clone(), config.verify_interval);
-        let audit = actix::spawn(audit);
+        let bookcheck =
+            bookcheck::watch(server.store.clone(), server.keyring.clone(), config.verify_interval);
+        let bookcheck = actix::spawn(bookcheck);
         let sweep = actix::spawn(server.sessions.turns().clone().watch());
         let retention = actix::spawn(retention::watch(server.store.clone(), server.sessions.clone()));
         announce(config, &bootstrap, &format!("http://{address}"), &priced)?;
         tracing::info!(%address, ready_ms = started.elapsed().as_millis(), "ready");
         let end = wait_for_end(std::mem::take(&mut server.vital)).await;
-        audit.abort();
+        bookcheck.abort();
         sweep.abort();
         retention.abort();
         shut_down(server, &handle, config.shutdown_timeout).await?;

@@ -5,6 +5,7 @@
 
 mod account;
 mod agent;
+mod audit;
 mod client;
 mod credit;
 mod key;
@@ -44,6 +45,8 @@ pub enum Manage {
     Ledger(ledger::Ledger),
     /// Where an account is told that its money runs out (account key)
     Webhook(webhook::Webhook),
+    /// Who changed what (account key; operator for all accounts)
+    Audit(audit::Audit),
 }
 
 /// One command made ready: what to ask the server, and how its answer reads.
@@ -80,6 +83,7 @@ pub fn run(command: Manage) -> anyhow::Result<ExitCode> {
         Manage::Ledger(noun) if noun.is_offline() => (false, ledger::verify_offline(&noun.server)),
         Manage::Ledger(noun) => perform(noun.server, Ok(noun.action.plan())),
         Manage::Webhook(noun) => perform(noun.server, Ok(noun.action.plan())),
+        Manage::Audit(noun) => perform(noun.server, Ok(noun.wanted.plan())),
     };
     // Told here and not by `main`, which would add a trace that helps no operator.
     Ok(done.unwrap_or_else(|error| {

@@ -28,6 +28,7 @@ fn plan(line: &[&str]) -> Plan {
         Manage::Session(noun) => Ok(noun.action.plan()),
         Manage::Ledger(noun) => Ok(noun.action.plan()),
         Manage::Webhook(noun) => Ok(noun.action.plan()),
+        Manage::Audit(noun) => Ok(noun.wanted.plan()),
     };
     plan.expect("a plan")
 }
@@ -239,4 +240,15 @@ fn webhooks_are_the_accounts() {
     let delete = request(&["webhook", "delete", "wh_1"]);
     assert_eq!(delete, (Who::Account, "DELETE /v2/webhooks/wh_1".into(), Value::Null));
     assert!(parsed(&["webhook", "create", "https://a.example", "--event", "balance.high"]).is_err());
+}
+
+#[test]
+fn the_audit_log_is_the_account_s_own_unless_all_or_one_account_is_asked_for() {
+    let own = request(&["audit", "--object", "ag_1", "--since", "2030-01-01"]);
+    let path = "GET /v2/account/audit-log?object=ag_1&since=2030-01-01T00:00:00Z";
+    assert_eq!(own, (Who::Account, path.into(), Value::Null));
+    let all = request(&["audit", "--all", "--limit", "5"]);
+    assert_eq!(all, (Who::Operator, "GET /admin/audit-log?limit=5".into(), Value::Null));
+    let one = request(&["audit", "--account", "acct_1", "--after", "9"]);
+    assert_eq!(one, (Who::Operator, "GET /admin/audit-log?account=acct_1&after=9".into(), Value::Null));
 }

@@ -14,8 +14,8 @@ pub use args::ServeArgs;
 use file::Table;
 use secrecy::SecretString;
 
-use crate::audit;
 use crate::auth::vault::{MAX_OLD, Vault};
+use crate::bookcheck;
 use crate::provider::breaker::Settings;
 use crate::provider::retry::MAX_RETRIES;
 use crate::provider::{
@@ -217,7 +217,7 @@ impl Config {
             session_idle: Duration::from_secs(idle.unwrap_or(300)),
             replay_buffer: replay
                 .map_or(DEFAULT_REPLAY, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-            verify_interval: verify.map_or(audit::DEFAULT_INTERVAL, Duration::from_secs),
+            verify_interval: verify.map_or(bookcheck::DEFAULT_INTERVAL, Duration::from_secs),
             webhooks: Delivery {
                 allow_private: args.allow_private_webhooks || allow_private,
                 first_retry: Duration::from_secs(retry.unwrap_or(5)),

@@ -14,8 +14,9 @@ use crate::auth::caller::Caller;
 use crate::auth::keyring::Keyring;
 use crate::error::Error;
 use crate::http::error::ApiError;
-use crate::id::AgentId;
+use crate::id::{AgentId, RequestId};
 use crate::rate_limit::{Class, Permit};
+use crate::store::audit_log::By;
 
 /// A key that was found; what it may do is not yet decided.
 pub struct Authenticated(Arc<Caller>);
@@ -74,10 +75,22 @@ async fn enter(request: &HttpRequest, caller: &Arc<Caller>, class: Class) -> Res
     permit
 }
 
+/// Who asks, for the audit log.
+fn by(request: &HttpRequest, caller: &Caller) -> By {
+    By {
+        key: Some((caller.kind, caller.key.to_string())),
+        request: request.extensions().get::<RequestId>().map(ToString::to_string),
+        address: request.peer_addr().map(|peer| peer.ip().to_string()),
+    }
+}
+
 macro_rules! extractors {
     ($($(#[$doc:meta])* $name:ident: $allowed:expr;)*) => {$(
         $(#[$doc])*
-        pub struct $name(Arc<Caller>);
+        pub struct $name {
+            caller: Arc<Caller>,
+            by: By,
+        }
 
         impl FromRequest for $name {
             type Error = ApiError;
@@ -90,8 +103,16 @@ macro_rules! extractors {
                     let allowed: fn(&Caller) -> Result<(), Error> = $allowed;
                     allowed(&caller)?;
                     enter(&request, &caller, Class::Management).await?;
-                    Ok(Self(caller))
+                    Ok(Self { by: by(&request, &caller), caller })
                 })
+            }
+        }
+
+        impl $name {
+            /// Who asks, for the audit log.
+            #[allow(dead_code, reason = "not all of them change anything")]
+            pub fn by(&self) -> By {
+                self.by.clone()
             }
         }
 
@@ -99,7 +120,7 @@ macro_rules! extractors {
             type Target = Caller;
 
             fn deref(&self) -> &Caller {
-                &self.0
+                &self.caller
             }
         }
     )*};

@@ -1,8 +1,10 @@
 //! Queries on `account_provider`: what tenants brought to call providers with. The keys are sealed.
 
 use diesel::prelude::*;
+use serde_json::json;
 
 use crate::error::{Error, Invalid};
+use crate::store::audit_log::{Action, Deed};
 use crate::store::schema::account_provider::dsl::*;
 use crate::store::writer::WriteError;
 
@@ -20,6 +22,20 @@ pub struct OwnRow {
     pub sealed: Vec<u8>,
     pub last_four: String,
     pub created_at: i64,
+}
+
+impl OwnRow {
+    /// What is done to it, for the audit log: of its key only that it is set.
+    pub fn deed<'a>(&'a self, action: Action, before: Option<&Self>, after: Option<&Self>) -> Deed<'a> {
+        let seen = |row: &Self| json!({"name": row.name, "base_url": row.base_url, "api_key": "set"});
+        let (before, after) = (before.map(seen), after.map(seen));
+        Deed { action, account: Some(&self.account_id), object: &self.name, before, after }
+    }
+}
+
+/// The one of that name.
+pub fn find(conn: &mut SqliteConnection, owner: &str, of_name: &str) -> QueryResult<Option<OwnRow>> {
+    account_provider.find((owner, of_name)).select(OwnRow::as_select()).get_result(conn).optional()
 }
 
 /// All of an account, by name.

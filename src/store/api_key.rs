@@ -52,6 +52,12 @@ pub fn find(conn: &mut SqliteConnection, sought: &[u8]) -> QueryResult<Option<(K
     Ok(Some((row, owner)))
 }
 
+/// The key of that id, unless it was revoked.
+pub fn by_id(conn: &mut SqliteConnection, id: &str) -> QueryResult<Option<KeyRow>> {
+    let own = api_key.find(id).filter(revoked_at.is_null());
+    own.select(KeyRow::as_select()).get_result(conn).optional()
+}
+
 /// Adds a key.
 pub fn insert(conn: &mut SqliteConnection, row: &KeyRow) -> QueryResult<()> {
     diesel::insert_into(api_key).values(row).execute(conn).map(drop)
@@ -93,16 +99,18 @@ pub fn update(conn: &mut SqliteConnection, row: &KeyRow) -> QueryResult<bool> {
     Ok(diesel::update(own).set(changed).execute(conn)? == 1)
 }
 
-/// Revokes a key; the row it had, or `None` if it is not there.
+/// Revokes a key; `false` if it is not there.
 pub fn revoke(conn: &mut SqliteConnection, id: &str, now: i64) -> QueryResult<bool> {
     let own = api_key.find(id).filter(revoked_at.is_null());
     Ok(diesel::update(own).set(revoked_at.eq(Some(now))).execute(conn)? == 1)
 }
 
-/// Revokes every operator token.
-pub fn revoke_operators(conn: &mut SqliteConnection, now: i64) -> QueryResult<()> {
-    let all = api_key.filter(kind.eq("operator")).filter(revoked_at.is_null());
-    diesel::update(all).set(revoked_at.eq(Some(now))).execute(conn).map(drop)
+/// Revokes every operator token; those that were in force.
+pub fn revoke_operators(conn: &mut SqliteConnection, now: i64) -> QueryResult<Vec<KeyRow>> {
+    let all = || api_key.filter(kind.eq("operator")).filter(revoked_at.is_null());
+    let rows = all().select(KeyRow::as_select()).load(conn)?;
+    diesel::update(all()).set(revoked_at.eq(Some(now))).execute(conn)?;
+    Ok(rows)
 }
 
 /// Deletes the keys of an agent that goes.

@@ -6,6 +6,7 @@ pub mod account;
 pub mod account_provider;
 pub mod agent;
 pub mod api_key;
+pub mod audit_log;
 pub mod branch;
 pub mod connection;
 pub mod epoch;
@@ -31,6 +32,9 @@ use diesel::prelude::*;
 use crate::error::Error;
 use connection::Readers;
 use writer::{WriteError, Writer};
+
+/// The connection that work in a transaction is given.
+pub type Conn = SqliteConnection;
 
 /// The handle to the database. Cheap to clone.
 #[derive(Clone)]

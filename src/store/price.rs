@@ -1,9 +1,12 @@
 //! Queries on `price`. Rows are added and never changed.
 
 use diesel::prelude::*;
+use serde_json::json;
 
 use crate::billing::money::Nanos;
 use crate::billing::price::Price;
+use crate::clock;
+use crate::store::audit_log::{Action, Deed};
 use crate::store::schema::price::dsl::*;
 
 type Row = (String, String, i64, i64, i64, i64, i64);
@@ -28,6 +31,23 @@ pub fn all(conn: &mut SqliteConnection) -> QueryResult<Vec<Price>> {
 /// The row of that id.
 pub fn find(conn: &mut SqliteConnection, row_id: &str) -> QueryResult<Price> {
     price.find(row_id).get_result::<Row>(conn).map(read)
+}
+
+impl Price {
+    /// That it was added, for the audit log.
+    pub fn deed(&self) -> Deed<'_> {
+        let after = json!({
+            "id": self.id.as_str(),
+            "model": self.model,
+            "input": self.input.to_string(),
+            "cached_input": self.cached_input.to_string(),
+            "output": self.output.to_string(),
+            "per_request": self.per_request.to_string(),
+            "effective_from": clock::rfc3339(self.effective_from),
+        });
+        let (action, object) = (Action::PriceCreate, self.id.as_str());
+        Deed { action, account: None, object, before: None, after: Some(after) }
+    }
 }
 
 /// Adds a row; `false` if the model has one from that moment on.

@@ -62,6 +62,23 @@ diesel::table! {
 }
 
 diesel::table! {
+    audit_record (id) {
+        id -> BigInt,
+        account_id -> Nullable<Text>,
+        actor_kind -> Text,
+        actor_key -> Nullable<Text>,
+        action -> Text,
+        object_kind -> Text,
+        object_id -> Text,
+        state_before -> Nullable<Text>,
+        state_after -> Nullable<Text>,
+        request_id -> Nullable<Text>,
+        address -> Nullable<Text>,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
     node_epoch (epoch) {
         epoch -> BigInt,
         node -> Text,

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use diesel::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::billing::money::Nanos;
 use crate::clock::EpochMs;
 use crate::error::{Error, Invalid};
+use crate::store::audit_log::{self, Action, By, Deed};
 use crate::store::schema::{account, api_key, key_budget, webhook, webhook_delivery};
 use crate::store::writer::WriteError;
 use crate::webhook::event::{Event, Kind};
@@ -44,6 +45,25 @@ impl WebhookRow {
     pub fn thresholds(&self) -> Vec<Nanos> {
         let stored: Vec<i64> = serde_json::from_str(&self.balance_low).unwrap_or_default();
         stored.into_iter().map(Nanos).collect()
+    }
+}
+
+impl WebhookRow {
+    /// What is done to it, for the audit log. Of its URL the beginning alone: what follows may be a secret.
+    pub fn deed(&self, action: Action) -> Deed<'_> {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host = host.rsplit('@').next().unwrap_or_default();
+        let thresholds: Vec<_> = self.thresholds().iter().map(ToString::to_string).collect();
+        let seen = json!({
+            "id": self.id,
+            "url": format!("{scheme}://{host}/…"),
+            "events": serde_json::from_str::<Value>(&self.events).unwrap_or_default(),
+            "balance_low": thresholds,
+        });
+        let (before, after) =
+            if action == Action::WebhookDelete { (Some(seen), None) } else { (None, Some(seen)) };
+        Deed { action, account: Some(&self.account_id), object: &self.id, before, after }
     }
 }
 
@@ -85,7 +105,10 @@ pub fn delete_of_account(conn: &mut SqliteConnection, owner: &str) -> QueryResul
 
 /// Deletes a webhook whose receiver wants no more.
 pub fn delete_gone(conn: &mut SqliteConnection, id: &str) -> QueryResult<()> {
-    diesel::delete(webhook::table.find(id)).execute(conn).map(drop)
+    let row = webhook::table.find(id).select(WebhookRow::as_select()).get_result(conn).optional()?;
+    let Some(row) = row else { return Ok(()) };
+    delete(conn, &row.account_id, id)?;
+    audit_log::record(conn, &By::server(), &row.deed(Action::WebhookDelete))
 }
 
 fn wanting(conn: &mut SqliteConnection, owner: &str, kind: Kind) -> QueryResult<Vec<WebhookRow>> {

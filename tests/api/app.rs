@@ -372,6 +372,11 @@ impl App {
         self.child = spawn(&self.setup, &self.upstream, &self.dir);
     }
 
+    /// What the next start is told beside what the last one was.
+    pub fn add_argument(&mut self, arg: &str) {
+        self.setup.args.push(arg.to_owned());
+    }
+
     /// What the next start finds in its environment beside what is always there.
     pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());

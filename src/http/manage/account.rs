@@ -7,6 +7,7 @@ use crate::error::{Error, Invalid};
 use crate::http::access::Tenant;
 use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
+use crate::store::audit_log::{self, Action, Deed, state};
 use crate::store::{self, Store};
 use crate::wire::native::objects::OwnAccount;
 
@@ -33,8 +34,22 @@ pub async fn update(
     let retention = retention(&mut given)?;
     given.finish()?;
     if let Some(days) = retention {
-        let own = tenant.account.clone();
-        store.write(move |conn| Ok(store::account::set_retention(conn, own.as_str(), days)?)).await?;
+        let (own, by) = (tenant.account.clone(), tenant.by());
+        let set = move |conn: &mut _| {
+            let before = store::account::find(conn, own.as_str())?.ok_or(Error::NotFound("the account"))?;
+            let mut after = before.clone();
+            after.retention_days = days;
+            store::account::set_retention(conn, own.as_str(), days)?;
+            let deed = Deed {
+                action: Action::AccountUpdate,
+                account: Some(own.as_str()),
+                object: own.as_str(),
+                before: state(OwnAccount::from(&before)),
+                after: state(OwnAccount::from(&after)),
+            };
+            Ok(audit_log::record(conn, &by, &deed)?)
+        };
+        store.write(set).await?;
     }
     show(tenant, store).await
 }

@@ -22,6 +22,7 @@ use crate::id::{AccountId, AgentId};
 use crate::provider::Routes;
 use crate::retention;
 use crate::session::Sessions;
+use crate::store::audit_log::{self, Action, Deed, state};
 use crate::store::{self, Store};
 use crate::wire::native::objects;
 
@@ -49,9 +50,19 @@ pub async fn create(
         created_at: now,
         updated_at: now,
     };
-    let new = agent.clone();
-    store.write(move |conn| Ok(store::agent::insert(conn, &new)?)).await?;
+    let (new, by) = (agent.clone(), tenant.by());
+    let insert = move |conn: &mut _| {
+        store::agent::insert(conn, &new)?;
+        let after = state(objects::Agent::from(&new));
+        Ok(audit_log::record(conn, &by, &deed(Action::AgentCreate, &new, None, after))?)
+    };
+    store.write(insert).await?;
     Ok(HttpResponse::Created().json(objects::Agent::from(&agent)))
+}
+
+/// What is done to an agent, for the audit log.
+pub fn deed(action: Action, agent: &Agent, before: Option<Value>, after: Option<Value>) -> Deed<'_> {
+    Deed { action, account: Some(agent.account.as_str()), object: agent.id.as_str(), before, after }
 }
 
 /// `GET /v2/agents`.
@@ -89,16 +100,20 @@ pub async fn update(
     agent.definition = changed(agent.definition, given)?;
     pricing.check(&agent.definition, &agent.account).await?;
     agent.updated_at = clock::now_ms();
-    let new = agent.clone();
+    let (new, by) = (agent.clone(), tenant.by());
     let id = agent.id.clone();
     let kept = whole(async move {
-        let kept = store.write(move |conn| Ok(store::agent::update(conn, &new)?)).await?;
+        let update = move |conn: &mut _| {
+            let before = store::agent::find(conn, new.id.as_str())?.ok_or(Error::NotFound("the agent"))?;
+            store::agent::update(conn, &new)?;
+            let (before, after) = (state(objects::Agent::from(&before)), state(objects::Agent::from(&new)));
+            Ok(audit_log::record(conn, &by, &deed(Action::AgentUpdate, &new, before, after))?)
+        };
+        store.write(update).await?;
         agents.forget(&id);
-        Ok(kept)
+        Ok(())
     });
-    if !kept.await? {
-        return Err(Error::NotFound("the agent").into());
-    }
+    kept.await?;
     Ok(HttpResponse::Ok().json(objects::Agent::from(&agent)))
 }
 
@@ -111,11 +126,20 @@ pub async fn delete(
 ) -> Answer {
     let id = AgentId::from(id.into_inner());
     whole(async move {
-        let (owner, gone) = (tenant.account.clone(), id.clone());
-        let delete = move |conn: &mut _| Ok(store::agent::delete(conn, owner.as_str(), gone.as_str())?);
-        if !store.write(delete).await? {
-            return Err(Error::NotFound("the agent"));
-        }
+        let (owner, gone, by) = (tenant.account.clone(), id.clone(), tenant.by());
+        let delete = move |conn: &mut _| {
+            let agent = store::agent::find(conn, gone.as_str())?.filter(|agent| agent.account == owner);
+            let agent = agent.ok_or(Error::NotFound("the agent"))?;
+            let keys = store::api_key::list_of_agent(conn, owner.as_str(), gone.as_str())?;
+            store::agent::delete(conn, owner.as_str(), gone.as_str())?;
+            let keys: Vec<_> = keys.into_iter().map(|key| key.key_id).collect();
+            let mut before = state(objects::Agent::from(&agent));
+            if let Some(before) = &mut before {
+                before["api_keys"] = json!(keys);
+            }
+            Ok(audit_log::record(conn, &by, &deed(Action::AgentDelete, &agent, before, None))?)
+        };
+        store.write(delete).await?;
         agents.forget(&id);
         keyring.forget();
         sessions.turns().stop_where(Stop::Cancelled, |turn| turn.agent == id);

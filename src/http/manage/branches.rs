@@ -8,9 +8,10 @@ use crate::error::{Error, Invalid};
 use crate::http::access::Tenant;
 use crate::http::body;
 use crate::http::error::ApiError;
-use crate::http::manage::sessions::{changes, find, key, new_name};
+use crate::http::manage::sessions::{changes, find, key, new_name, record};
 use crate::http::query::Query;
 use crate::session::{Busy, Sessions};
+use crate::store::audit_log::Action;
 use crate::store::session::{Fork, SessionRow};
 use crate::store::{self, Store};
 use crate::wire::native::messages::message_seq;
@@ -45,12 +46,16 @@ pub async fn fork(
     given.finish()?;
     let source = find(&tenant, &id, &query, &store).await?;
     let now = clock::now_ms();
-    let taken = name.clone();
+    let (taken, by) = (name.clone(), tenant.by());
     let made = store.write(move |conn| {
         let source = store::session::by_id(conn, source.id)?.ok_or(Error::SessionNotFound)?;
         let head = within(&source, upto.unwrap_or(source.head))?;
         let fork = Fork { name: name.to_string(), by_server, head, change: change.clone() };
-        store::session::fork(conn, &source, &fork, now)
+        let made = store::session::fork(conn, &source, &fork, now)?;
+        if let Some(made) = &made {
+            record(conn, &by, Action::SessionFork, Some(&source), Some(made))?;
+        }
+        Ok(made)
     });
     let row = made.await?.ok_or_else(|| Invalid {
         param: Some("session_id".to_owned()),
@@ -78,13 +83,15 @@ pub async fn truncate(
     given.finish()?;
     let row = find(&tenant, &id, &query, &store).await?;
     let place = sessions.place(key(&row), Busy::Refuse).await?;
-    let now = clock::now_ms();
+    let (now, by) = (clock::now_ms(), tenant.by());
     let cut = store.write(move |conn| {
         // It is given back after the commit, even if the client does not wait for that.
         let _held = &place;
         let row = store::session::by_id(conn, row.id)?.ok_or(Error::SessionNotFound)?;
         let head = within(&row, after)?;
-        store::session::truncate(conn, &row, head, now)?.ok_or_else(|| Error::SessionNotFound.into())
+        let cut = store::session::truncate(conn, &row, head, now)?.ok_or(Error::SessionNotFound)?;
+        record(conn, &by, Action::SessionTruncate, Some(&row), Some(&cut))?;
+        Ok(cut)
     });
     Ok(HttpResponse::Ok().json(Session::from(&cut.await?)))
 }

@@ -19,7 +19,9 @@ use crate::id::{AccountId, AgentId, KeyId};
 use crate::rate_limit::limits::Limits;
 use crate::session::Sessions;
 use crate::store::api_key::KeyRow;
-use crate::store::{self, Store};
+use crate::store::audit_log::{self, Action, By, Deed, state};
+use crate::store::writer::WriteError;
+use crate::store::{self, Conn, Store};
 use crate::wire::native::objects;
 
 type Answer = Result<HttpResponse, ApiError>;
@@ -133,7 +135,7 @@ pub async fn create_for_agent(
     let given = body::read_object(&request, payload).await?;
     let agent = own(&tenant, &id.into_inner(), &agents).await?;
     let (row, secret) = new_key(KeyKind::Agent, Some(&tenant.account), Some(&agent.id), given)?;
-    insert(&store, &row, &secret).await
+    insert(&store, tenant.by(), &row, &secret).await
 }
 
 /// `GET /v2/agents/{id}/api-keys`.
@@ -164,19 +166,21 @@ pub async fn update_of_agent(
     let agent = own(&tenant, &id, &agents).await?;
     let mut row = find_of_agent(&store, &tenant.account, &agent.id, &key_id).await?;
     change(&mut row, KeyKind::Agent, given)?;
-    let new = row.clone();
+    let (new, by) = (row.clone(), tenant.by());
     let kept = whole(async move {
         let (id, ends) = (KeyId::from(new.key_id.as_str()), new.expires_at);
-        let kept = store.write(move |conn| Ok(store::api_key::update(conn, &new)?)).await?;
+        let update = move |conn: &mut _| {
+            let before = store::api_key::by_id(conn, &new.key_id)?.ok_or(Error::NotFound("the key"))?;
+            store::api_key::update(conn, &new)?;
+            record(conn, &by, Action::KeyUpdate, Some(&before), Some(&new))
+        };
+        store.write(update).await?;
         keyring.forget();
         sessions.turns().key_ends(&id, ends);
-        Ok(kept)
+        Ok(())
     });
-    if kept.await? {
-        Ok(HttpResponse::Ok().json(objects::Key::from(&row)))
-    } else {
-        Err(Error::NotFound("the key").into())
-    }
+    kept.await?;
+    Ok(HttpResponse::Ok().json(objects::Key::from(&row)))
 }
 
 /// `DELETE /v2/agents/{id}/api-keys/{key_id}`.
@@ -190,18 +194,15 @@ pub async fn revoke_of_agent(
     let agent = own(&tenant, &id, &agents).await?;
     let row = find_of_agent(&store, &tenant.account, &agent.id, &key_id).await?;
     let id = row.key_id;
-    let revoked = whole(async move {
+    let by = tenant.by();
+    whole(async move {
         let gone = id.clone();
-        let revoke = move |conn: &mut _| Ok(store::api_key::revoke(conn, &gone, clock::now_ms())?);
-        let revoked = store.write(revoke).await?;
+        store.write(move |conn| revoke(conn, &by, &gone)).await?;
         ended(&keyring, &sessions, &id);
-        Ok(revoked)
-    });
-    if revoked.await? {
-        Ok(HttpResponse::NoContent().finish())
-    } else {
-        Err(Error::NotFound("the key").into())
-    }
+        Ok(())
+    })
+    .await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// `POST /v2/account/api-keys`.
@@ -213,7 +214,7 @@ pub async fn create_for_account(
 ) -> Answer {
     let given = body::read_object(&request, payload).await?;
     let (row, secret) = new_key(KeyKind::Account, Some(&tenant.account), None, given)?;
-    insert(&store, &row, &secret).await
+    insert(&store, tenant.by(), &row, &secret).await
 }
 
 /// `GET /v2/account/api-keys`.
@@ -230,13 +231,13 @@ pub async fn revoke_of_account(
     store: web::Data<Store>,
     (keyring, sessions): (web::Data<Keyring>, web::Data<Sessions>),
 ) -> Answer {
-    let (owner, id) = (tenant.account.clone(), id.into_inner());
+    let (owner, id, by) = (tenant.account.clone(), id.into_inner(), tenant.by());
     whole(async move {
         let gone = id.clone();
         // Counted and revoked in one transaction: two requests cannot each delete the one before the last.
         let revoke = move |conn: &mut _| {
             may_go(&store::api_key::list_of_account(conn, owner.as_str())?, &gone)?;
-            Ok(store::api_key::revoke(conn, &gone, clock::now_ms())?)
+            revoke(conn, &by, &gone)
         };
         store.write(revoke).await?;
         ended(&keyring, &sessions, &id);
@@ -260,10 +261,36 @@ fn may_go(rows: &[KeyRow], gone: &str) -> Result<(), Error> {
     Ok(())
 }
 
-async fn insert(store: &Store, row: &KeyRow, secret: &str) -> Answer {
+async fn insert(store: &Store, by: By, row: &KeyRow, secret: &str) -> Answer {
     let new = row.clone();
-    store.write(move |conn| Ok(store::api_key::insert(conn, &new)?)).await?;
+    let insert = move |conn: &mut _| {
+        store::api_key::insert(conn, &new)?;
+        record(conn, &by, Action::KeyCreate, None, Some(&new))
+    };
+    store.write(insert).await?;
     Ok(HttpResponse::Created().json(objects::MadeKey::new(row, secret)))
+}
+
+/// Revokes a key and records it.
+fn revoke(conn: &mut Conn, by: &By, id: &str) -> Result<(), WriteError> {
+    let row = store::api_key::by_id(conn, id)?.ok_or(Error::NotFound("the key"))?;
+    store::api_key::revoke(conn, id, clock::now_ms())?;
+    record(conn, by, Action::KeyRevoke, Some(&row), None)
+}
+
+/// Records what is done to a key.
+pub fn record(
+    conn: &mut Conn,
+    by: &By,
+    action: Action,
+    before: Option<&KeyRow>,
+    after: Option<&KeyRow>,
+) -> Result<(), WriteError> {
+    let Some(row) = after.or(before) else { return Ok(()) };
+    let seen = |row: Option<&KeyRow>| row.map(objects::Key::from).and_then(state);
+    let (account, object) = (row.account_id.as_deref(), row.key_id.as_str());
+    let deed = Deed { action, account, object, before: seen(before), after: seen(after) };
+    Ok(audit_log::record(conn, by, &deed)?)
 }
 
 async fn find_of_agent(

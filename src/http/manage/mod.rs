@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod agents;
+pub mod audit_log;
 pub mod billing;
 pub mod branches;
 pub mod export;

@@ -22,8 +22,11 @@ use crate::rate_limit::limits::Limits;
 use crate::retention;
 use crate::session::Sessions;
 use crate::store::account::AccountRow;
-use crate::store::ledger_entry::{self, NewEntry};
-use crate::store::{self, Store};
+use crate::store::api_key::KeyRow;
+use crate::store::audit_log::{self, Action, By, Deed, state};
+use crate::store::ledger_entry::{self, EntryRow, NewEntry};
+use crate::store::writer::WriteError;
+use crate::store::{self, Conn, Store};
 use crate::wire::native::ledger::{PostedEntry, Verdict};
 use crate::wire::native::{explain, objects, providers};
 
@@ -47,7 +50,7 @@ pub async fn create_account(
     }
     let limits = Limits::parse(&given.take("limits").unwrap_or_default(), "limits")?;
     given.finish()?;
-    let (row, secret) = new_account(&store, name, balance, limits, operator.key.to_string()).await?;
+    let (row, secret) = new_account(&store, name, balance, limits, operator.by()).await?;
     Ok(HttpResponse::Created().json(objects::MadeAccount::new(&row, secret)))
 }
 
@@ -60,7 +63,7 @@ pub async fn new_account(
     name: String,
     balance: Nanos,
     limits: Limits,
-    actor: String,
+    by: By,
 ) -> Result<(AccountRow, String), Error> {
     let id = AccountId::random();
     let row = AccountRow {
@@ -79,6 +82,7 @@ pub async fn new_account(
     };
     let first = Given::from(json!({"name": "first key"}));
     let (key, secret) = keys::new_key(KeyKind::Account, Some(&id), None, first)?;
+    let actor = by.key.as_ref().map_or_else(|| "server".to_owned(), |(_, key)| key.clone());
     let row = store.write(move |conn| {
         store::account::insert(conn, &row)?;
         store::api_key::insert(conn, &key)?;
@@ -95,9 +99,25 @@ pub async fn new_account(
             ledger_entry::post(conn, &opening)?;
         }
         let made = store::account::find(conn, &row.account_id)?;
-        made.ok_or_else(|| Error::Internal("an account that was just made is not there".to_owned()).into())
+        let missing = || Error::Internal("an account that was just made is not there".to_owned());
+        let made = made.ok_or_else(missing)?;
+        audit_log::record(conn, &by, &made_with(&made, &key))?;
+        Ok(made)
     });
     Ok((row.await?, secret))
+}
+
+/// That an account was made, with its first key.
+pub fn made_with<'a>(row: &'a AccountRow, key: &KeyRow) -> Deed<'a> {
+    let mut after = state(objects::Account::from(row));
+    if let Some(after) = &mut after {
+        after["first_key"] = json!(objects::Key::from(key));
+    }
+    Deed { after, ..deed(Action::AccountCreate, &row.account_id) }
+}
+
+fn deed(action: Action, account: &str) -> Deed<'_> {
+    Deed { action, account: Some(account), object: account, before: None, after: None }
 }
 
 /// `GET /admin/accounts`.
@@ -126,7 +146,7 @@ fn closed() -> Error {
 /// `PATCH /admin/accounts/{id}`.
 pub async fn update_account(
     request: HttpRequest,
-    _: Operator,
+    operator: Operator,
     id: web::Path<String>,
     payload: web::Payload,
     (store, keyring): (web::Data<Store>, web::Data<Keyring>),
@@ -142,33 +162,37 @@ pub async fn update_account(
     };
     let retention = account::retention(&mut given)?;
     given.finish()?;
-    let id = id.into_inner();
-    let sought = id.clone();
-    let writer = store.clone();
-    let found = whole(async move {
-        let found = writer.write(move |conn| {
-            if store::account::find(conn, &sought)?.is_some_and(|row| row.closed_at.is_some()) {
+    let (sought, by) = (id.into_inner(), operator.by());
+    let updated = whole(async move {
+        let update = move |conn: &mut _| {
+            let find = |conn: &mut _| -> Result<AccountRow, WriteError> {
+                Ok(store::account::find(conn, &sought)?.ok_or(Error::NotFound("the account"))?)
+            };
+            let before = find(conn)?;
+            if before.closed_at.is_some() {
                 return Err(closed().into());
             }
             if let Some(days) = retention {
                 store::account::set_retention(conn, &sought, days)?;
             }
-            Ok(store::account::update(conn, &sought, status.as_deref(), limits.as_deref())?)
-        });
-        let found = found.await?;
+            store::account::update(conn, &sought, status.as_deref(), limits.as_deref())?;
+            let after = find(conn)?;
+            let (was, is) = (state(objects::Account::from(&before)), state(objects::Account::from(&after)));
+            let deed = Deed { before: was, after: is, ..deed(Action::AccountUpdate, &sought) };
+            audit_log::record(conn, &by, &deed)?;
+            Ok(after)
+        };
+        let updated = store.write(update).await?;
         keyring.forget();
-        Ok(found)
+        Ok(updated)
     });
-    if !found.await? {
-        return Err(Error::NotFound("the account").into());
-    }
-    Ok(HttpResponse::Ok().json(objects::Account::from(&find(&store, id).await?)))
+    Ok(HttpResponse::Ok().json(objects::Account::from(&updated.await?)))
 }
 
 /// `DELETE /admin/accounts/{id}`: closes it for good. Everything of it goes but its books; what runs is ended and charged
 /// for.
 pub async fn close_account(
-    _: Operator,
+    operator: Operator,
     id: web::Path<String>,
     store: web::Data<Store>,
     (agents, keyring): (web::Data<Agents>, web::Data<Keyring>),
@@ -176,9 +200,20 @@ pub async fn close_account(
 ) -> Answer {
     let id = AccountId::from(id.into_inner());
     whole(async move {
-        let closed = id.clone();
-        let close =
-            move |conn: &mut _| store::account::close_for_good(conn, closed.as_str(), clock::now_ms());
+        let (closed, by) = (id.clone(), operator.by());
+        let close = move |conn: &mut _| {
+            let row = store::account::find(conn, closed.as_str())?.ok_or(Error::NotFound("the account"))?;
+            let gone = store::account::close_for_good(conn, closed.as_str(), clock::now_ms())?;
+            if row.closed_at.is_none() {
+                let mut before = state(objects::Account::from(&row));
+                if let Some(before) = &mut before {
+                    before["agents"] = json!(gone);
+                }
+                let deed = Deed { before, ..deed(Action::AccountClose, closed.as_str()) };
+                audit_log::record(conn, &by, &deed)?;
+            }
+            Ok(gone)
+        };
         let gone = store.write(close).await?;
         gone.iter().for_each(|agent| agents.forget(&agent.as_str().into()));
         keyring.forget();
@@ -212,7 +247,7 @@ pub async fn credit(
     let reference = given.required("external_ref", MAX_NAME)?;
     let note = given.text("note", MAX_NOTE)?;
     given.finish()?;
-    let (account, actor) = (id.into_inner(), operator.key.to_string());
+    let (account, actor, by) = (id.into_inner(), operator.key.to_string(), operator.by());
     let (entry, new) = store
         .write(move |conn| {
             if let Some(earlier) = ledger_entry::by_reference(conn, "topup", &reference)? {
@@ -236,7 +271,8 @@ pub async fn credit(
                 now: clock::now_ms(),
                 ..NewEntry::default()
             };
-            Ok((ledger_entry::post(conn, &entry)?, true))
+            let entry = post(conn, &by, Action::AccountCredit, &entry)?;
+            Ok((entry, true))
         })
         .await?;
     crate::failpoint::hit("top-up committed");
@@ -258,7 +294,7 @@ pub async fn adjust(
     }
     let note = given.required("note", MAX_NOTE)?;
     given.finish()?;
-    let (account, actor) = (id.into_inner(), operator.key.to_string());
+    let (account, actor, by) = (id.into_inner(), operator.key.to_string(), operator.by());
     let entry = store
         .write(move |conn| {
             let entry = NewEntry {
@@ -270,10 +306,20 @@ pub async fn adjust(
                 now: clock::now_ms(),
                 ..NewEntry::default()
             };
-            ledger_entry::post(conn, &entry)
+            post(conn, &by, Action::AccountAdjust, &entry)
         })
         .await?;
     Ok(HttpResponse::Created().json(PostedEntry::from(&entry)))
+}
+
+/// Moves money and records it.
+fn post(conn: &mut Conn, by: &By, action: Action, new: &NewEntry<'_>) -> Result<EntryRow, WriteError> {
+    let row = store::account::find(conn, new.account)?.ok_or(Error::NotFound("the account"))?;
+    let entry = ledger_entry::post(conn, new)?;
+    let before = state(objects::Balance::from(&row));
+    let deed = Deed { before, after: state(PostedEntry::from(&entry)), ..deed(action, new.account) };
+    audit_log::record(conn, by, &deed)?;
+    Ok(entry)
 }
 
 /// `GET /admin/providers`: how each of them does.

@@ -13,6 +13,7 @@ use crate::http::whole::whole;
 use crate::outbound::{self, MAX_URL};
 use crate::provider::{OWN, Routes};
 use crate::store::account_provider::OwnRow;
+use crate::store::audit_log::{self, Action};
 use crate::store::{self, Store};
 use crate::wire::native::providers::{OwnProvider, OwnProviderList};
 
@@ -67,7 +68,14 @@ pub async fn set(
     let sealed = vault.seal(belongs(&row), &key.into());
     row.sealed = sealed.ok_or_else(|| Error::Internal("a key that cannot be sealed".to_owned()))?;
     let object = OwnProvider::from(&row);
-    let set = move |conn: &mut _| store::account_provider::set(conn, &row);
+    let by = tenant.by();
+    let set = move |conn: &mut _| {
+        let former = store::account_provider::find(conn, &row.account_id, &row.name)?;
+        let new = store::account_provider::set(conn, &row)?;
+        let deed = row.deed(Action::ProviderSet, former.as_ref(), Some(&row));
+        audit_log::record(conn, &by, &deed)?;
+        Ok(new)
+    };
     let new = whole(async move {
         let new = store.write(set).await?;
         credentials.forget(&tenant.account);
@@ -117,12 +125,18 @@ pub async fn delete(
     (store, credentials): (web::Data<Store>, web::Data<Credentials>),
 ) -> Answer {
     let (owner, name) = (tenant.account.clone(), name.into_inner());
-    let delete = move |conn: &mut _| Ok(store::account_provider::delete(conn, owner.as_str(), &name)?);
-    let deleted = whole(async move {
-        let deleted = store.write(delete).await?;
+    let by = tenant.by();
+    let delete = move |conn: &mut _| {
+        let row = store::account_provider::find(conn, owner.as_str(), &name)?;
+        let row = row.ok_or(Error::NotFound("the provider"))?;
+        store::account_provider::delete(conn, owner.as_str(), &name)?;
+        Ok(audit_log::record(conn, &by, &row.deed(Action::ProviderDelete, Some(&row), None))?)
+    };
+    whole(async move {
+        store.write(delete).await?;
         credentials.forget(&tenant.account);
-        Ok(deleted)
-    });
-    let deleted = deleted.await?;
-    if deleted { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::NotFound("the provider").into()) }
+        Ok(())
+    })
+    .await?;
+    Ok(HttpResponse::NoContent().finish())
 }

@@ -13,6 +13,7 @@ use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::http::whole::whole;
 use crate::id::PriceId;
+use crate::store::audit_log;
 use crate::store::{self, Store};
 use crate::wire::native::objects::{self, PriceList, SetPrices};
 
@@ -28,7 +29,7 @@ const NOW_MS: EpochMs = 60_000;
 /// `POST /admin/prices`: one price, or `{"prices": […]}`, all of them or none.
 pub async fn set(
     request: HttpRequest,
-    _: Operator,
+    operator: Operator,
     payload: web::Payload,
     (store, billing): (web::Data<Store>, web::Data<Billing>),
 ) -> Answer {
@@ -43,12 +44,13 @@ pub async fn set(
     };
     let mut set: Vec<_> = prices.iter().map(objects::Price::from).collect();
     whole(async move {
-        let new = prices.clone();
+        let (new, by) = (prices.clone(), operator.by());
         let insert = move |conn: &mut _| {
             for (at, price) in new.iter().enumerate() {
                 if !store::price::insert(conn, price)? {
                     return Err(taken(price, many.then_some(at)).into());
                 }
+                audit_log::record(conn, &by, &price.deed())?;
             }
             Ok(())
         };

@@ -1,7 +1,7 @@
 //! `/v2/sessions` and `/v2/chats`: conversations as their owner sees them.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::agents::Agents;
 use crate::auth::caller::Caller;
@@ -15,9 +15,11 @@ use crate::http::query::Query;
 use crate::http::whole::whole;
 use crate::id::SessionName;
 use crate::session::{Busy, SessionKey, Sessions};
+use crate::store::audit_log::{self, Action, By, Deed};
 use crate::store::session::{Change, SessionRow};
 use crate::store::session_list::Filter;
-use crate::store::{self, Store};
+use crate::store::writer::WriteError;
+use crate::store::{self, Conn, Store};
 use crate::wire::native::messages::{
     Chat, ChatList, Message, MessageList, Summary, WholeSession, message_seq,
 };
@@ -52,7 +54,7 @@ pub async fn create(
     let change = changes(&mut given)?;
     given.finish()?;
     let agent = own(&tenant, &agent_id, &agents).await?;
-    let (owner, now) = (tenant.account.clone(), clock::now_ms());
+    let (owner, now, by) = (tenant.account.clone(), clock::now_ms(), tenant.by());
     let (row, made) = store
         .write(move |conn| {
             use store::session::{change as apply, ensure, find};
@@ -63,7 +65,9 @@ pub async fn create(
             if !made {
                 return Ok((row, false));
             }
-            Ok((apply(conn, row.id, &change, now)?.unwrap_or(row), true))
+            let row = apply(conn, row.id, &change, now)?.unwrap_or(row);
+            record(conn, &by, Action::SessionCreate, None, Some(&row))?;
+            Ok((row, true))
         })
         .await?;
     let mut answer = if made { HttpResponse::Created() } else { HttpResponse::Ok() };
@@ -212,13 +216,19 @@ pub async fn update(
         return Err(Invalid::value("status", "expected active or archived").into());
     }
     let row = find(&tenant, &id, &query, &store).await?;
-    let (rowid, now) = (row.id, clock::now_ms());
+    let (rowid, now, by) = (row.id, clock::now_ms(), tenant.by());
     let changed = whole(async move {
-        let changed = store.write(move |conn| Ok(store::session::change(conn, rowid, &change, now)?)).await?;
+        let update = move |conn: &mut _| {
+            let before = store::session::by_id(conn, rowid)?.ok_or(Error::SessionNotFound)?;
+            let after = store::session::change(conn, rowid, &change, now)?.ok_or(Error::SessionNotFound)?;
+            record(conn, &by, Action::SessionUpdate, Some(&before), Some(&after))?;
+            Ok(after)
+        };
+        let changed = store.write(update).await?;
         sessions.reload(key(&row)).await;
         Ok(changed)
     });
-    let row = changed.await?.ok_or(Error::SessionNotFound)?;
+    let row = changed.await?;
     Ok(HttpResponse::Ok().json(Session::from(&row)))
 }
 
@@ -230,19 +240,55 @@ pub async fn delete(
     (store, sessions): (web::Data<Store>, web::Data<Sessions>),
 ) -> Answer {
     let row = find(&tenant, &id, &query, &store).await?;
-    let (key, rowid) = (key(&row), row.id);
+    let (key, rowid, by) = (key(&row), row.id, tenant.by());
     let place = sessions.place(key.clone(), Busy::End).await?;
     let deleted = whole(async move {
         let deleted = store.write(move |conn| match store::session::by_id(conn, rowid)? {
-            Some(row) => Ok(store::session::delete(conn, &row)?),
-            None => Ok(false),
+            Some(row) => {
+                record(conn, &by, Action::SessionDelete, Some(&row), None)?;
+                Ok(store::session::delete(conn, &row)?)
+            }
+            None => Err(Error::SessionNotFound.into()),
         });
-        let deleted = deleted.await?;
+        deleted.await?;
         sessions.turns().forget_where(|turn| turn.is_of(&key));
         drop(place);
-        Ok(deleted)
+        Ok(())
     });
-    if deleted.await? { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::SessionNotFound.into()) }
+    deleted.await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Records what is done to a session. What was said, its title and the values of its notes stay out of it: a session
+/// that is deleted is gone, and records are not.
+pub fn record(
+    conn: &mut Conn,
+    by: &By,
+    action: Action,
+    before: Option<&SessionRow>,
+    after: Option<&SessionRow>,
+) -> Result<(), WriteError> {
+    let Some(row) = after.or(before) else { return Ok(()) };
+    let seen = |row: &SessionRow| {
+        let notes: Map<String, Value> =
+            row.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        json!({
+            "id": row.name,
+            "agent_id": row.agent_id,
+            "status": row.status,
+            "message_count": row.head,
+            "title": if row.title.is_some() { "set" } else { "unset" },
+            "metadata": notes.keys().collect::<Vec<_>>(),
+        })
+    };
+    let deed = Deed {
+        action,
+        account: Some(&row.account_id),
+        object: &row.name,
+        before: before.map(seen),
+        after: after.map(seen),
+    };
+    Ok(audit_log::record(conn, by, &deed)?)
 }
 
 /// Which conversation a row is.

@@ -11,6 +11,7 @@ use crate::http::body::{self, Given};
 use crate::http::error::ApiError;
 use crate::id::WebhookId;
 use crate::outbound::MAX_URL;
+use crate::store::audit_log::{self, Action};
 use crate::store::webhook::WebhookRow;
 use crate::store::{self, Store};
 use crate::webhook::Webhooks;
@@ -41,8 +42,12 @@ pub async fn create(
         created_at: clock::now_ms(),
     };
     given.finish()?;
-    let new = row.clone();
-    store.write(move |conn| store::webhook::insert(conn, &new)).await?;
+    let (new, by) = (row.clone(), tenant.by());
+    let insert = move |conn: &mut _| {
+        store::webhook::insert(conn, &new)?;
+        Ok(audit_log::record(conn, &by, &new.deed(Action::WebhookCreate))?)
+    };
+    store.write(insert).await?;
     Ok(HttpResponse::Created().json(MadeWebhook::new(&row, webhooks.secret(&row.id))))
 }
 
@@ -86,7 +91,13 @@ pub async fn list(tenant: Tenant, store: web::Data<Store>) -> Answer {
 
 /// `DELETE /v2/webhooks/{id}`.
 pub async fn delete(tenant: Tenant, id: web::Path<String>, store: web::Data<Store>) -> Answer {
-    let (owner, id) = (tenant.account.clone(), id.into_inner());
-    let deleted = store.write(move |conn| Ok(store::webhook::delete(conn, owner.as_str(), &id)?)).await?;
-    if deleted { Ok(HttpResponse::NoContent().finish()) } else { Err(Error::NotFound("the webhook").into()) }
+    let (owner, id, by) = (tenant.account.clone(), id.into_inner(), tenant.by());
+    let delete = move |conn: &mut _| {
+        let all = store::webhook::list(conn, owner.as_str())?;
+        let row = all.iter().find(|row| row.id == id).ok_or(Error::NotFound("the webhook"))?;
+        store::webhook::delete(conn, owner.as_str(), &row.id)?;
+        Ok(audit_log::record(conn, &by, &row.deed(Action::WebhookDelete))?)
+    };
+    store.write(delete).await?;
+    Ok(HttpResponse::NoContent().finish())
 }

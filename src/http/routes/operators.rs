@@ -3,9 +3,11 @@
 use actix_web::http::StatusCode;
 use serde_json::json;
 
-use crate::http::endpoint::{Endpoint, Keys, delete, get, patch, post};
-use crate::http::manage::{operator, prices};
+use crate::http::endpoint::{Endpoint, Keys, delete, get, patch, post, query};
+use crate::http::manage::{audit_log, operator, prices};
 use crate::http::query::{limit, offset};
+use crate::http::routes::tenants::audit_filters;
+use crate::wire::native::audit_log::AuditLog;
 use crate::wire::native::explain::Explanation;
 use crate::wire::native::ledger::{PostedEntry, Verdict};
 use crate::wire::native::objects::{Account, AccountList, MadeAccount, PriceList, RunningTurns, SetPrices};
@@ -54,6 +56,11 @@ fn accounts() -> Vec<Endpoint> {
 
 fn ledger() -> Vec<Endpoint> {
     vec![
+        get("/admin/audit-log", audit_log::all, "Read the audit log")
+            .about("Who changed what: every management call of every account, of the operator, and of the server.")
+            .with(audit_filters())
+            .with([query("account", "Only what was done to this account's objects.", json!({"type": "string"}))])
+            .answers::<AuditLog>(OK, "A page of records, the newest first."),
         get("/admin/ledger/verify", operator::verify, "Check the books")
             .answers::<Verdict>(OK, "What has to hold, and what does not."),
         get("/admin/ledger/explain/{id}", operator::explain, "Explain a charge")

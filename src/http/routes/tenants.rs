@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 use crate::conversation::agent::Definition;
 use crate::http::endpoint::{Endpoint, Keys, Parameter, delete, get, patch, post, put, query};
 use crate::http::manage::{
-    account, agents as agent, billing, keys as key, own_providers, webhooks as webhook,
+    account, agents as agent, audit_log, billing, keys as key, own_providers, webhooks as webhook,
 };
 use crate::http::query::{limit, offset};
+use crate::store::audit_log::Action;
+use crate::wire::native::audit_log::AuditLog;
 use crate::wire::native::ledger::{TransactionList, UsageReport};
 use crate::wire::native::objects::{
     Agent, AgentList, Balance, Key, KeyList, MadeKey, MadeWebhook, OwnAccount, WebhookList,
@@ -75,6 +77,11 @@ pub fn keys() -> Vec<Endpoint> {
             .takes::<OwnAccountChange>(json!({"retention_days": 90}))
             .answers::<OwnAccount>(OK, "The account as it is now.")
             .fails(&[404]),
+        get("/v2/account/audit-log", audit_log::own, "Read the audit log")
+            .about("Who changed what: every management call of the account, and what the operator did to it.")
+            .by(Keys::Account)
+            .with(audit_filters())
+            .answers::<AuditLog>(OK, "A page of records, the newest first."),
         post("/v2/account/api-keys", key::create_for_account, "Make an account key")
             .by(Keys::Account)
             .takes::<NewAccountKey>(json!({"name": "reports", "scopes": ["usage:read"]}))
@@ -171,6 +178,27 @@ pub fn own_providers() -> Vec<Endpoint> {
 
 fn balance() -> Value {
     json!({"currency": "USD", "available": "4.900000000", "held": "0.099975800", "balance": "4.999975800"})
+}
+
+/// How the audit log is narrowed down.
+pub fn audit_filters() -> [Parameter; 6] {
+    let actions = Action::ALL.map(|(_, word)| word);
+    [
+        query(
+            "object",
+            "Only what was done to the object of this id, or to objects of this kind.",
+            json!({"type": "string"}),
+        ),
+        query("action", "Only this action.", json!({"type": "string", "enum": actions})),
+        query("since", "From this moment or day on.", moment()),
+        query("until", "Before this moment or day.", moment()),
+        query(
+            "after",
+            "The `id` of the last record seen.",
+            json!({"type": "integer", "minimum": 1, "maximum": i64::MAX}),
+        ),
+        limit(),
+    ]
 }
 
 fn moment() -> Value {

@@ -1,5 +1,6 @@
 //! Switchboard's own dialect, and the objects of its management API.
 
+pub mod audit_log;
 pub mod explain;
 pub mod ledger;
 pub mod messages;
