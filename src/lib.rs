@@ -32,5 +32,6 @@ pub mod retention;
 pub mod server;
 pub mod session;
 pub mod store;
+pub mod tls;
 pub mod webhook;
 pub mod wire;

@@ -4,13 +4,14 @@ use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_cors::Cors;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, NormalizePath, from_fn};
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use anyhow::Context;
 use futures_util::future::select_all;
 use tokio::sync::oneshot;
@@ -37,18 +38,11 @@ use crate::session::{Rooms, Sessions};
 use crate::store::connection;
 use crate::store::writer::Writer;
 use crate::store::{self, Store};
+use crate::tls::Certificate;
 use crate::webhook::Webhooks;
 
-/// Connections at the same time.
-const MAX_CONNECTIONS: usize = 50_000;
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 8_192;
-/// How long a connection may stay without a request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long turns that were told to end may take to settle.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
-/// How long the last bytes may take to leave, in seconds.
-const FLUSH_WAIT_S: u64 = 2;
 
 /// Everything that runs, and what ends it.
 struct Server {
@@ -85,7 +79,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         let settings =
             HttpSettings { max_body: config.max_body, metrics_public: config.metrics_public, started };
-        let (listener, address) = listen(config, &server, settings)?;
+        let certificate =
+            config.tls.clone().map(Certificate::open).transpose().map_err(anyhow::Error::msg)?;
+        let (listener, address) = listen(config, &server, settings, certificate.as_ref())?;
         let handle = listener.handle();
         let listening = actix::spawn(listener);
         let bookcheck =
@@ -93,12 +89,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let bookcheck = actix::spawn(bookcheck);
         let sweep = actix::spawn(server.sessions.turns().clone().watch());
         let retention = actix::spawn(retention::watch(server.store.clone(), server.sessions.clone()));
-        announce(config, &bootstrap, &format!("http://{address}"), &priced)?;
+        let scheme = if certificate.is_some() { "https" } else { "http" };
+        let renewal = certificate.map(Certificate::watch).transpose()?.map(actix::spawn);
+        announce(config, &bootstrap, &format!("{scheme}://{address}"), &priced)?;
         tracing::info!(%address, ready_ms = started.elapsed().as_millis(), "ready");
         let end = wait_for_end(std::mem::take(&mut server.vital)).await;
         bookcheck.abort();
         sweep.abort();
         retention.abort();
+        if let Some(renewal) = renewal {
+            renewal.abort();
+        }
         shut_down(server, &handle, config.shutdown_timeout).await?;
         drop(listening.await);
         end
@@ -185,6 +186,7 @@ fn listen(
     config: &Config,
     server: &Server,
     settings: HttpSettings,
+    certificate: Option<&Arc<Certificate>>,
 ) -> anyhow::Result<(actix_web::dev::Server, SocketAddr)> {
     let origins = config.cors_origins.clone();
     let settings = web::Data::new(settings);
@@ -197,7 +199,7 @@ fn listen(
     let agents = web::Data::new(server.agents.clone());
     let routes = web::Data::new(server.routes.clone());
     let credentials = web::Data::new(server.credentials.clone());
-    let bound = HttpServer::new(move || {
+    let app = move || {
         App::new()
             .app_data(settings.clone())
             .app_data(store.clone())
@@ -213,18 +215,8 @@ fn listen(
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
             .wrap(from_fn(http::trace))
             .configure(http::configure)
-    })
-    .h1_allow_half_closed(false) // else a client that leaves a silent stream is never noticed
-    .tcp_nodelay(true) // else a stream of small writes waits 40 ms for an acknowledgement
-    .keep_alive(KEEP_ALIVE)
-    .max_connections(MAX_CONNECTIONS)
-    .backlog(BACKLOG)
-    .shutdown_timeout(FLUSH_WAIT_S)
-    .disable_signals()
-    .bind(config.listen)
-    .with_context(|| format!("listening on {}", config.listen))?;
-    let address = bound.addrs().first().copied().context("no address to listen on")?;
-    Ok((bound.run(), address))
+    };
+    http::listen(app, config.listen, certificate).with_context(|| format!("listening on {}", config.listen))
 }
 
 fn cors(origins: &[String]) -> Cors {

@@ -1,6 +1,8 @@
 //! One call of the management API: what is asked, and what comes back.
 
 use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -9,6 +11,9 @@ use awc::error::PayloadError;
 use awc::http::Method;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
 use super::parse::Body;
@@ -152,7 +157,11 @@ impl Server {
     }
 
     async fn ask(&self, call: &Call, token: &Token) -> anyhow::Result<ClientResponse<impl Pieces>> {
-        let client = awc::Client::builder().disable_redirects().timeout(TIMEOUT).finish();
+        let client = awc::Client::builder().disable_redirects().timeout(TIMEOUT);
+        let client = match &self.ca_cert {
+            Some(file) => client.connector(awc::Connector::new().rustls_0_23(trusting(file)?)).finish(),
+            None => client.finish(),
+        };
         let url = format!("{}{}", self.url(), call.target);
         let request = client
             .request(call.method.clone(), &url)
@@ -207,6 +216,16 @@ impl Server {
         }
         Err(refusal.into())
     }
+}
+
+/// Trusts what is in the file and nothing else.
+fn trusting(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    let read = || format!("--ca-cert: {}", file.display());
+    for certificate in CertificateDer::pem_file_iter(file).with_context(read)? {
+        roots.add(certificate.with_context(read)?).with_context(read)?;
+    }
+    Ok(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
 }
 
 impl Refusal {

@@ -31,6 +31,9 @@ pub struct Server {
     /// another one, name the directory.
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// What the certificate of an https server is checked against, in PEM [default: the public roots]
+    #[arg(long, global = true, env = "SWITCHBOARD_CA_CERT", value_name = "FILE")]
+    pub(super) ca_cert: Option<PathBuf>,
     /// Print the server's JSON as it came
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
 
     fn server(url: &str, token: Option<&str>, data: Option<PathBuf>) -> Server {
-        Server { url: url.to_owned(), token: token.map(str::to_owned), data, json: false }
+        Server { url: url.to_owned(), token: token.map(str::to_owned), data, ca_cert: None, json: false }
     }
 
     fn fault(server: &Server, who: Who) -> String {

@@ -11,6 +11,15 @@ pub struct ServeArgs {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", env = "SWITCHBOARD_LISTEN")]
     pub listen: Option<String>,
+    /// The server's certificate with those between it and its root, in PEM; needs --tls-key
+    #[arg(long, value_name = "FILE", env = "SWITCHBOARD_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(long, value_name = "FILE", env = "SWITCHBOARD_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Let clients speak HTTP/2 over TLS; streams that they leave are then noticed late
+    #[arg(long, env = "SWITCHBOARD_HTTP2", value_parser = clap::builder::FalseyValueParser::new())]
+    pub http2: bool,
     /// Directory of the database and of the first keys [default: ./data]
     #[arg(long, value_name = "DIR", env = "SWITCHBOARD_DATA")]
     pub data: Option<PathBuf>,

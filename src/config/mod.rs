@@ -23,6 +23,7 @@ use crate::provider::{
 };
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
 use crate::session::turns::DEFAULT_REPLAY;
+use crate::tls::TlsFiles;
 use crate::webhook::Delivery;
 
 /// The file that is read where none is named, if it is there.
@@ -37,6 +38,8 @@ const DEFAULT_FAILED_LOGINS: u64 = 60;
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// The server's own certificate; without one it speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// Where the database and the keys of the first start lie.
     pub data: PathBuf,
     /// Who answers; at least one.
@@ -111,6 +114,7 @@ impl Config {
             faults.push(format!("listen: expected an address such as 127.0.0.1:8080, found `{listen}`"));
             SocketAddr::from(([127, 0, 0, 1], 0))
         });
+        let tls = tls(args, &mut file, &mut faults);
         let data = args.data.clone().or(file.text("data", &mut faults).map(PathBuf::from));
         let in_file = file.number("max_body_bytes", &mut faults);
         let max_body = number(args.max_body_bytes.as_ref(), in_file, "max_body_bytes", &mut faults);
@@ -206,6 +210,7 @@ impl Config {
         };
         Ok(Self {
             listen,
+            tls,
             data: data.unwrap_or_else(|| PathBuf::from("./data")),
             providers,
             policy,
@@ -236,6 +241,11 @@ impl Config {
         let mut root = toml::Table::new();
         let whole = |number: u64| toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
         root.insert("listen".into(), self.listen.to_string().into());
+        if let Some(tls) = &self.tls {
+            root.insert("tls_cert".into(), tls.cert.display().to_string().into());
+            root.insert("tls_key".into(), tls.key.display().to_string().into());
+            root.insert("http2".into(), tls.http2.into());
+        }
         root.insert("data".into(), self.data.display().to_string().into());
         root.insert("max_body_bytes".into(), whole(self.max_body as u64));
         root.insert("max_turns".into(), whole(self.max_turns));
@@ -266,6 +276,37 @@ impl Config {
         let providers = self.providers.iter().map(provider_table).collect::<Vec<_>>();
         root.insert("providers".into(), providers.into());
         toml::to_string(&root).unwrap_or_default()
+    }
+}
+
+/// The server's certificate. It is read here too, so that a check of the configuration tells what is wrong with it.
+fn tls(args: &ServeArgs, file: &mut Table, faults: &mut Vec<String>) -> Option<TlsFiles> {
+    let cert = args.tls_cert.clone().or(file.text("tls_cert", faults).map(PathBuf::from));
+    let key = args.tls_key.clone().or(file.text("tls_key", faults).map(PathBuf::from));
+    let http2 = file.flag("http2", faults).unwrap_or(false) || args.http2;
+    let files = match (cert, key) {
+        (Some(cert), Some(key)) => TlsFiles { cert, key, http2 },
+        (None, None) => {
+            if http2 {
+                faults.push("http2: needs tls_cert and tls_key beside it".to_owned());
+            }
+            return None;
+        }
+        (Some(_), None) => {
+            faults.push("tls_cert: needs tls_key beside it".to_owned());
+            return None;
+        }
+        (None, Some(_)) => {
+            faults.push("tls_key: needs tls_cert beside it".to_owned());
+            return None;
+        }
+    };
+    match files.load() {
+        Ok(_) => Some(files),
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod docs;
 mod edge;
 pub mod endpoint;
 pub mod error;
+mod listener;
 pub mod manage;
 mod metrics;
 mod native;
@@ -19,6 +20,7 @@ mod streams;
 mod whole;
 
 pub use edge::trace;
+pub use listener::listen;
 pub use routes::configure;
 
 /// What the edge needs of the configuration.

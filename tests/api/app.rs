@@ -6,9 +6,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::bridge::Bridge;
 use crate::client::{Answer, Call, PATIENCE, Stream};
 use crate::upstream::Upstream;
 
@@ -36,6 +38,7 @@ pub struct App {
     pub operator_token: String,
     /// What the last start wrote into the bootstrap file.
     pub bootstrap: Value,
+    port: String,
     setup: Setup,
     child: Child,
     dir: TempDir,
@@ -54,6 +57,7 @@ pub struct Setup {
     in_file: Option<Vec<String>>,
     environment: Vec<(String, String)>,
     disk: Option<String>,
+    trusted: Option<CertificateDer<'static>>,
 }
 
 impl Setup {
@@ -112,6 +116,12 @@ impl Setup {
         self
     }
 
+    /// Calls the server over TLS, trusting this certificate alone.
+    pub fn trusting(mut self, certificate: &CertificateDer<'static>) -> Self {
+        self.trusted = Some(certificate.clone());
+        self
+    }
+
     /// Starts the server and waits until it is ready.
     pub fn start(self) -> App {
         App::launch(self)
@@ -162,6 +172,7 @@ impl App {
             account_key: String::new(),
             operator_token: String::new(),
             bootstrap: Value::Null,
+            port: String::new(),
             setup,
             child,
             dir,
@@ -193,7 +204,23 @@ impl App {
         let written = fs::read(&file).expect("the bootstrap file can be read");
         self.bootstrap = serde_json::from_slice(&written).expect("the bootstrap file is JSON");
         let url = self.bootstrap["url"].as_str().expect("the bootstrap file names the url");
-        self.addr = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let (_, port) = url.trim_end_matches('/').split_once("://").expect("a scheme");
+        self.addr = port.to_owned();
+        self.port = port.to_owned();
+        if let Some(trusted) = &self.setup.trusted {
+            self.addr = Bridge::start(port, trusted).addr;
+        }
+    }
+
+    /// Where the server itself listens, be there TLS in between or not.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
+    /// Trusts another certificate from now on.
+    pub fn trust(&mut self, certificate: &CertificateDer<'static>) {
+        self.addr = Bridge::start(&self.port, certificate).addr;
+        self.setup.trusted = Some(certificate.clone());
     }
 
     /// What the server has written to its standard error.

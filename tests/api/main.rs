@@ -1,6 +1,7 @@
 //! The API over a real port, with the real binary and a scripted provider behind it.
 
 mod app;
+mod bridge;
 mod claude;
 mod client;
 mod connection;
@@ -84,6 +85,7 @@ mod sessions;
 mod store_faults;
 mod summaries;
 mod timeouts;
+mod tls;
 mod weave;
 mod weave_moves;
 mod weave_turn;
