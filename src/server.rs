@@ -77,8 +77,12 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             bootstrap::renew_operator(&server.store, &config.data).await?;
             println!("New operator token: see {}", config.data.join(bootstrap::OPERATOR_FILE).display());
         }
-        let settings =
-            HttpSettings { max_body: config.max_body, metrics_public: config.metrics_public, started };
+        let settings = HttpSettings {
+            max_body: config.max_body,
+            metrics_public: config.metrics_public,
+            proxies: config.proxies.clone(),
+            started,
+        };
         let certificate =
             config.tls.clone().map(Certificate::open).transpose().map_err(anyhow::Error::msg)?;
         let (listener, address) = listen(config, &server, settings, certificate.as_ref())?;

@@ -50,6 +50,12 @@ pub struct ServeArgs {
         value_delimiter = ','
     )]
     pub secrets_key_old: Vec<String>,
+    /// Address or network (10.0.0.0/8) of a proxy whose word on the client's address counts; may be repeated
+    #[arg(long, value_name = "NET", env = "SWITCHBOARD_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxy: Vec<String>,
+    /// The header in which it says so: x-forwarded-for or forwarded [default: x-forwarded-for]
+    #[arg(long, value_name = "HEADER", env = "SWITCHBOARD_PROXY_HEADER")]
+    pub proxy_header: Option<String>,
     /// Origin whose pages may call this server; may be repeated
     #[arg(long, value_name = "ORIGIN", env = "SWITCHBOARD_CORS_ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,

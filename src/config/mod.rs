@@ -16,6 +16,7 @@ use secrecy::SecretString;
 
 use crate::auth::vault::{MAX_OLD, Vault};
 use crate::bookcheck;
+use crate::http::peer::{Header, Proxies};
 use crate::provider::breaker::Settings;
 use crate::provider::retry::MAX_RETRIES;
 use crate::provider::{
@@ -50,6 +51,8 @@ pub struct Config {
     pub vault: Option<Vault>,
     /// How the providers were chosen, for people.
     pub provider_origin: String,
+    /// The proxies in front of the server.
+    pub proxies: Proxies,
     /// Origins whose pages may call.
     pub cors_origins: Vec<String>,
     /// The largest body of a chat request, in bytes.
@@ -158,6 +161,7 @@ impl Config {
                 "cors_origins: expected an origin such as https://example.com, found `{origin}`"
             ));
         }
+        let proxies = proxies(args, &mut file, &mut faults);
         let policy = Policy {
             balance: terms::balance(&mut file, &mut faults),
             allow_private: file.flag("allow_private_providers", &mut faults).unwrap_or(false)
@@ -216,6 +220,7 @@ impl Config {
             policy,
             vault,
             provider_origin,
+            proxies,
             cors_origins,
             max_body: usize::try_from(max_body.unwrap_or(20_000_000)).unwrap_or(usize::MAX),
             shutdown_timeout: Duration::from_secs(shutdown.unwrap_or(20)),
@@ -262,6 +267,9 @@ impl Config {
         if self.vault.is_some() {
             root.insert("secrets_key".into(), "***".into());
         }
+        let trusted: Vec<_> = self.proxies.trusted.iter().map(ToString::to_string).collect();
+        root.insert("trusted_proxies".into(), trusted.into());
+        root.insert("proxy_header".into(), self.proxies.header.as_str().into());
         root.insert("cors_origins".into(), self.cors_origins.clone().into());
         let limits = &self.default_limits;
         let all = [
@@ -277,6 +285,28 @@ impl Config {
         root.insert("providers".into(), providers.into());
         toml::to_string(&root).unwrap_or_default()
     }
+}
+
+/// Who stands in front of the server.
+fn proxies(args: &ServeArgs, file: &mut Table, faults: &mut Vec<String>) -> Proxies {
+    let listed = file.list("trusted_proxies", faults);
+    let listed = if args.trusted_proxy.is_empty() { listed } else { args.trusted_proxy.clone() };
+    let mut trusted = Vec::new();
+    for net in listed {
+        match net.trim().parse() {
+            Ok(net) => trusted.push(net),
+            Err(()) => {
+                let expected = "expected an address or a network such as 10.0.0.0/8";
+                faults.push(format!("trusted_proxies: {expected}, found `{net}`"));
+            }
+        }
+    }
+    let word = args.proxy_header.clone().or(file.text("proxy_header", faults));
+    let header = word.map_or(Some(Header::default()), |word| Header::named(&word));
+    if header.is_none() {
+        faults.push("proxy_header: expected x-forwarded-for or forwarded".to_owned());
+    }
+    Proxies { trusted, header: header.unwrap_or_default() }
 }
 
 /// The server's certificate. It is read here too, so that a check of the configuration tells what is wrong with it.

@@ -14,6 +14,7 @@ use crate::auth::caller::Caller;
 use crate::auth::keyring::Keyring;
 use crate::error::Error;
 use crate::http::error::ApiError;
+use crate::http::peer;
 use crate::id::{AgentId, RequestId};
 use crate::rate_limit::{Class, Permit};
 use crate::store::audit_log::By;
@@ -80,7 +81,7 @@ fn by(request: &HttpRequest, caller: &Caller) -> By {
     By {
         key: Some((caller.kind, caller.key.to_string())),
         request: request.extensions().get::<RequestId>().map(ToString::to_string),
-        address: request.peer_addr().map(|peer| peer.ip().to_string()),
+        address: peer::client(request).map(|address| address.to_string()),
     }
 }
 

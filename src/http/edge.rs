@@ -11,6 +11,7 @@ use actix_web::{HttpMessage, ResponseError};
 
 use crate::error::{Error, Invalid};
 use crate::http::error::ApiError;
+use crate::http::peer;
 use crate::id::RequestId;
 use crate::metrics;
 use crate::rate_limit::Status;
@@ -39,6 +40,12 @@ pub async fn trace(
     set(headers, "x-request-id", id.as_str());
     set(headers, "openai-processing-ms", &started.elapsed().as_millis().to_string());
     rate_headers(headers, &status);
+    if answer.request().path().starts_with("/v2/") || answer.request().path().starts_with("/admin/") {
+        // What was said and keys that are shown once are not for caches.
+        set_unless_there(answer.headers_mut(), header::CACHE_CONTROL, "no-store");
+    }
+    set_unless_there(answer.headers_mut(), header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set_unless_there(answer.headers_mut(), header::X_FRAME_OPTIONS, "DENY");
     Ok(answer)
 }
 
@@ -76,12 +83,13 @@ fn log(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) {
         |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (client_id, retry) = (header("x-client-request-id"), header("x-stainless-retry-count"));
     let ms = started.elapsed().as_millis();
+    let from = peer::client(request).map(tracing::field::display);
     let error = answer.response().error().and_then(|error| error.as_error::<ApiError>());
     let cause = error.and_then(ApiError::cause).unwrap_or_default();
     if status >= 500 {
-        tracing::error!(request = %id, %method, path, status, ms, client_id, retry, cause, "answered");
+        tracing::error!(request = %id, from, %method, path, status, ms, client_id, retry, cause, "answered");
     } else {
-        tracing::debug!(request = %id, %method, path, status, ms, client_id, retry, "answered");
+        tracing::debug!(request = %id, from, %method, path, status, ms, client_id, retry, "answered");
     }
 }
 
@@ -97,6 +105,12 @@ fn count(answer: &ServiceResponse<BoxBody>, started: Instant) {
 fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+fn set_unless_there(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
+    if !headers.contains_key(&name) {
+        headers.insert(name, HeaderValue::from_static(value));
     }
 }
 

@@ -13,6 +13,7 @@ mod metrics;
 mod native;
 mod openai;
 mod openapi;
+pub mod peer;
 mod query;
 pub mod routes;
 mod sse;
@@ -30,6 +31,8 @@ pub struct HttpSettings {
     pub max_body: usize,
     /// Whether `/metrics` takes no key.
     pub metrics_public: bool,
+    /// The proxies in front of the server.
+    pub proxies: peer::Proxies,
     /// When the server started.
     pub started: std::time::Instant,
 }

@@ -69,6 +69,7 @@ mod panics;
 mod provider_faults;
 mod provider_request;
 mod provider_wire;
+mod proxies;
 mod recognition;
 mod resume;
 mod resume_limits;
