@@ -52,3 +52,21 @@ fn a_browser_shows_every_call_under_that_policy() {
     assert!(page.contains("Authorization: Bearer sk_…"), "no call has an example");
     app.finish();
 }
+
+#[test]
+fn security_names_tests_that_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/security.md")).expect("the page");
+    let mut named = 0;
+    for quoted in page.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`')) {
+        let Some((module, test)) = quoted.rsplit_once("::") else { continue };
+        let places = [format!("tests/api/{module}.rs"), format!("src/{}.rs", module.replace("::", "/"))];
+        let there = places.iter().any(|place| {
+            let source = std::fs::read_to_string(root.join(place)).unwrap_or_default();
+            source.contains(&format!("fn {test}()"))
+        });
+        assert!(there, "there is no test {quoted}");
+        named += 1;
+    }
+    assert!(named >= 15, "{named}");
+}
