@@ -2,6 +2,7 @@
 //!
 //! The status, type and code of each stand in `http::error`, in one place.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::billing::money::Nanos;
@@ -169,8 +170,11 @@ pub struct UpstreamFailure {
     pub kind: UpstreamKind,
     /// For the client.
     pub message: String,
-    /// For the log.
+    /// For the log: nothing of anybody's conversation.
     pub cause: String,
+    /// The provider's own words, or those about them, which may quote the conversation. Logged only where that is
+    /// asked for.
+    pub said: Option<Box<str>>,
     /// Whether it may pass by itself, so that the same provider may be asked once more.
     pub passes: bool,
 }
@@ -200,6 +204,30 @@ pub enum UpstreamKind {
     Timeout,
 }
 
+impl UpstreamKind {
+    /// In a word, without what the provider said.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::BadRequest { .. } => "bad_request",
+            Self::Refused => "refused",
+            Self::Invalid => "invalid",
+            Self::Auth => "auth",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// How much of a provider's words is kept for the log, in bytes.
+const MAX_SAID: usize = 2_048;
+/// Whether words that may quote a conversation are logged. Set once, at the start.
+static LOG_CONTENT: AtomicBool = AtomicBool::new(false);
+
+/// Has what providers say logged as they said it, be it parts of conversations.
+pub fn log_content(asked: bool) {
+    LOG_CONTENT.store(asked, Relaxed);
+}
+
 impl UpstreamFailure {
     /// A failure with the message that fits its kind.
     pub fn new(kind: UpstreamKind, cause: impl Into<String>) -> Self {
@@ -211,7 +239,23 @@ impl UpstreamFailure {
             UpstreamKind::Unavailable { .. } => "the provider is not available now; try again shortly",
             UpstreamKind::Timeout => "the provider took too long to answer",
         };
-        Self { kind, message: message.to_owned(), cause: cause.into(), passes: false }
+        Self { kind, message: message.to_owned(), cause: cause.into(), said: None, passes: false }
+    }
+
+    /// The same, with the provider's own words.
+    pub fn saying(self, words: impl Into<String>) -> Self {
+        let mut words = words.into();
+        words.truncate(words.floor_char_boundary(MAX_SAID));
+        Self { said: Some(words.into()), ..self }
+    }
+
+    /// What of the provider's words goes into the log.
+    pub fn told(&self) -> &str {
+        match &self.said {
+            Some(said) if LOG_CONTENT.load(Relaxed) => said,
+            Some(_) => "(not logged without log_content)",
+            None => "",
+        }
     }
 
     /// The same, of a kind that may pass by itself.

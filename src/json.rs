@@ -250,6 +250,18 @@ impl<W: io::Write> ObjectWriter<W> {
     }
 }
 
+/// What is wrong with a text that is no such JSON, without the text itself, which serde's own words quote.
+pub fn where_it_went_wrong(cause: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    let what = match cause.classify() {
+        Category::Io => "it cannot be read",
+        Category::Syntax => "it is not JSON",
+        Category::Data => "a value is of another type, or missing",
+        Category::Eof => "it ends too early",
+    };
+    format!("{what} (line {}, column {})", cause.line(), cause.column())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -56,6 +56,7 @@ fn run_server(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     start_log(args)?;
+    switchboard::error::log_content(args.log_content);
     switchboard::server::run(&config)?;
     Ok(ExitCode::SUCCESS)
 }

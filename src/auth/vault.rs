@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 use crate::id::fill_random;
 
@@ -63,7 +64,7 @@ impl Vault {
     /// The place of a key that is not one.
     pub fn new(keys: &[SecretString]) -> Result<Self, usize> {
         let read = |(at, key): (usize, &SecretString)| {
-            let bytes = STANDARD.decode(key.expose_secret().trim()).map_err(|_| at)?;
+            let bytes = Zeroizing::new(STANDARD.decode(key.expose_secret().trim()).map_err(|_| at)?);
             if bytes.len() == KEY_LEN {
                 XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| at)
             } else {

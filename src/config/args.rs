@@ -101,6 +101,9 @@ pub struct ServeArgs {
     /// What to log: error, warn, info, debug, or a filter such as switchboard=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "SWITCHBOARD_LOG")]
     pub log: Option<String>,
+    /// Log what providers say when they fail as they say it, though they may quote conversations
+    #[arg(long, env = "SWITCHBOARD_LOG_CONTENT", value_parser = clap::builder::FalseyValueParser::new())]
+    pub log_content: bool,
     /// Log lines as JSON
     #[arg(long, env = "SWITCHBOARD_LOG_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     pub log_json: bool,

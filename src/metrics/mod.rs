@@ -230,14 +230,7 @@ impl Call {
 
     /// The provider failed.
     pub fn failed(&mut self, kind: &UpstreamKind) {
-        self.outcome = match kind {
-            UpstreamKind::BadRequest { .. } => "bad_request",
-            UpstreamKind::Refused => "refused",
-            UpstreamKind::Invalid => "invalid",
-            UpstreamKind::Auth => "auth",
-            UpstreamKind::Unavailable { .. } => "unavailable",
-            UpstreamKind::Timeout => "timeout",
-        };
+        self.outcome = kind.word();
     }
 }
 

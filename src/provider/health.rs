@@ -259,14 +259,7 @@ impl Drop for Ticket {
 
 /// The word for a failure that is the provider's.
 fn word(kind: &UpstreamKind) -> Option<&'static str> {
-    match kind {
-        UpstreamKind::BadRequest { .. } => None,
-        UpstreamKind::Refused => Some("refused"),
-        UpstreamKind::Invalid => Some("invalid"),
-        UpstreamKind::Auth => Some("auth"),
-        UpstreamKind::Unavailable { .. } => Some("unavailable"),
-        UpstreamKind::Timeout => Some("timeout"),
-    }
+    (!matches!(kind, UpstreamKind::BadRequest { .. })).then(|| kind.word())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -65,7 +65,7 @@ impl Endpoint {
 
     /// Adds what the operator wants to be sent too.
     pub fn with_headers(self, extra: Vec<(String, SecretString)>) -> Self {
-        Self { extra, ..self }
+        Self { secrets: self.secrets.clone().and_headers(&extra), extra, ..self }
     }
 
     /// The same for a call with a tenant's key: with its `headers` in the place of all of the operator's, which may

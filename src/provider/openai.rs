@@ -85,14 +85,10 @@ fn bearer(key: &SecretString) -> (&'static str, SecretString) {
     ("authorization", format!("Bearer {}", key.expose_secret()).into())
 }
 
-/// How much of a provider's words goes into the log, in bytes.
-const MAX_TOLD: usize = 2_048;
-
 /// An error that came with status 200.
 fn reported(secrets: &Secrets, error: &Raw, model: &str) -> UpstreamFailure {
-    let mut told = secrets.hidden(&error.text(), model);
-    told.truncate(told.floor_char_boundary(MAX_TOLD));
-    UpstreamFailure::new(UpstreamKind::Refused, format!("an error instead of an answer: {told}"))
+    let said = secrets.hidden(&error.text(), model);
+    UpstreamFailure::new(UpstreamKind::Refused, "an error instead of an answer").saying(said)
 }
 
 /// `{"error": …}` with status 200 in the place of an answer.

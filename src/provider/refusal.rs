@@ -20,9 +20,12 @@ pub struct Refusal {
     pub body: Bytes,
 }
 
-/// What no client may read: the operator's key and the model's real name.
+/// What no client may read: the operator's credentials and the model's real name.
 #[derive(Clone)]
-pub struct Secrets(Option<SecretString>);
+pub struct Secrets(Vec<SecretString>);
+
+/// Shorter values of further headers are no secrets, and words of messages.
+const LEAST_SECRET: usize = 8;
 
 #[derive(Default, Deserialize)]
 struct Told {
@@ -39,7 +42,7 @@ impl Refusal {
         let told = told.unwrap_or_default();
         let error = told.error.unwrap_or_default();
         let body = String::from_utf8_lossy(&self.body);
-        let cause = format!("status {}: {}", self.status, secrets.hidden(&body, ""));
+        let cause = format!("status {}", self.status);
         let kind = match self.status.as_u16() {
             400 | 413 | 415 | 422 => {
                 UpstreamKind::BadRequest { code: text(error.get("code")), param: text(error.get("param")) }
@@ -49,7 +52,7 @@ impl Refusal {
             429 | 503 | 529 => UpstreamKind::Unavailable { retry_after: self.retry_after },
             _ => UpstreamKind::Refused,
         };
-        let mut failure = UpstreamFailure::new(kind, cause);
+        let mut failure = UpstreamFailure::new(kind, cause).saying(secrets.hidden(&body, ""));
         failure.passes = self.status == StatusCode::TOO_MANY_REQUESTS || self.status.is_server_error();
         if matches!(failure.kind, UpstreamKind::BadRequest { .. }) {
             let message =
@@ -65,16 +68,21 @@ impl Refusal {
 impl Secrets {
     /// The operator's key, if there is one.
     pub fn new(api_key: Option<SecretString>) -> Self {
-        Self(api_key)
+        Self(api_key.into_iter().collect())
+    }
+
+    /// Further headers that the operator has sent too, which may be credentials.
+    pub fn and_headers(mut self, headers: &[(String, SecretString)]) -> Self {
+        let values = headers.iter().map(|(_, value)| value);
+        self.0.extend(values.filter(|value| value.expose_secret().len() >= LEAST_SECRET).cloned());
+        self
     }
 
     /// The provider's words without the operator's key and without the model's real name.
     pub fn hidden(&self, text: &str, model: &str) -> String {
         let mut clean = text.to_owned();
-        if let Some(key) = self.0.as_ref().map(ExposeSecret::expose_secret)
-            && !key.is_empty()
-        {
-            clean = clean.replace(key, "***");
+        for secret in self.0.iter().map(ExposeSecret::expose_secret).filter(|secret| !secret.is_empty()) {
+            clean = clean.replace(secret, "***");
         }
         if model.is_empty() { clean } else { clean.replace(model, "the model") }
     }

@@ -211,8 +211,8 @@ impl Asking<'_> {
             ticket.failed(&failure.kind);
             drop((meter, ticket));
             tracing::warn!(
-                request = %self.turn.request, provider = %route.shown, number, kind = ?failure.kind,
-                cause = %failure.cause, "the provider failed"
+                request = %self.turn.request, provider = %route.shown, number, kind = failure.kind.word(),
+                cause = %failure.cause, said = failure.told(), "the provider failed"
             );
             let Some(wait) = self.wait(route, &circuit, number, &failure) else {
                 return Err(Why::Failed(failure));

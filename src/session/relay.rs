@@ -18,7 +18,7 @@ use crate::conversation::reply::{Chunk, Reply};
 use crate::conversation::turn::{Completeness, OnDisconnect, Turn};
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::{Error, Stop, UpstreamFailure, UpstreamKind};
-use crate::json::Raw;
+use crate::json::{Raw, where_it_went_wrong};
 use crate::metrics;
 use crate::provider::Event;
 use crate::session::attempt::Asked;
@@ -121,7 +121,7 @@ impl First {
             }
             Chunk::Usage => self.usage_chunk = Some(chunk),
             Chunk::Error(error) => {
-                let cause = format!("an error event: {}", error.text());
+                let cause = format!("an error event of {} bytes", error.bytes().len());
                 return Err(UpstreamFailure::new(UpstreamKind::Refused, cause));
             }
         }
@@ -130,7 +130,7 @@ impl First {
 }
 
 fn malformed(cause: &serde_json::Error) -> UpstreamFailure {
-    UpstreamFailure::new(UpstreamKind::Invalid, format!("not an answer: {cause}"))
+    UpstreamFailure::new(UpstreamKind::Invalid, format!("not an answer: {}", where_it_went_wrong(cause)))
 }
 
 /// Why the reading of the provider ended.
@@ -428,7 +428,8 @@ fn failure(end: End) -> Option<Error> {
         End::ClientGone => Some(Error::Stopped(Stop::Cancelled)),
         End::Stopped(why) => Some(Error::Stopped(why)),
         End::Failed(failure) => {
-            tracing::warn!(kind = ?failure.kind, cause = %failure.cause, "the provider failed in mid-stream");
+            let (kind, cause, said) = (failure.kind.word(), &failure.cause, failure.told());
+            tracing::warn!(kind, %cause, said, "the provider failed in mid-stream");
             Some(failure.into())
         }
     }

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use crate::bootstrap;
 use crate::id::fill_random;
@@ -19,7 +20,7 @@ const KEY_LEN: usize = 32;
 
 /// The key that all secrets of webhooks follow from, so that the database has none of them.
 #[derive(Clone)]
-pub struct ServerKey(Arc<[u8; KEY_LEN]>);
+pub struct ServerKey(Arc<Zeroizing<[u8; KEY_LEN]>>);
 
 impl ServerKey {
     /// Reads the key from the data directory, or makes it; and whether it was made.
@@ -30,16 +31,17 @@ impl ServerKey {
         let file = data.join(KEY_FILE);
         match std::fs::read_to_string(&file) {
             Ok(text) => {
+                let text = Zeroizing::new(text);
                 let bytes = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
                 let bytes = bytes.with_context(|| {
                     format!("{} is damaged: expected {KEY_LEN} bytes in base64", file.display())
                 })?;
-                Ok((Self(Arc::new(bytes)), false))
+                Ok((Self(Arc::new(Zeroizing::new(bytes))), false))
             }
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-                let mut bytes = [0; KEY_LEN];
-                fill_random(&mut bytes);
-                bootstrap::write_secret(&file, &STANDARD.encode(bytes))?;
+                let mut bytes = Zeroizing::new([0; KEY_LEN]);
+                fill_random(&mut *bytes);
+                bootstrap::write_secret(&file, &Zeroizing::new(STANDARD.encode(*bytes)))?;
                 Ok((Self(Arc::new(bytes)), true))
             }
             Err(cause) => Err(cause).with_context(|| format!("reading {}", file.display())),

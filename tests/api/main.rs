@@ -74,6 +74,7 @@ mod recognition;
 mod resume;
 mod resume_limits;
 mod retries;
+mod secrets;
 mod session_branches;
 mod session_export;
 mod session_lifetime;

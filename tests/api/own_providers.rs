@@ -10,8 +10,8 @@ use crate::client::Answer;
 use crate::script::Script;
 use crate::upstream::Upstream;
 
-/// 32 bytes in base64.
-const SECRETS_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+/// What seals the keys of tenants: 32 bytes in base64.
+pub const SECRETS_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const NEWER_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 const TENANT_KEY: &str = "tenant-key-of-their-own-9417";
 

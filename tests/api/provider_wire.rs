@@ -144,7 +144,7 @@ fn bytes_that_trickle_are_an_answer_and_latency_is_no_failure() {
 
 #[test]
 fn an_error_event_that_tells_the_operators_key_is_not_logged_with_it() {
-    let app = App::start();
+    let app = Setup::default().arg("--log-content").start();
     let error = json!({"message": format!("invalid key {PROVIDER_KEY}"), "type": "server_error"});
     for came in [0, 3] {
         app.upstream.next(Reply::long(9).fault_after(came, Fault::Error(error.clone())));

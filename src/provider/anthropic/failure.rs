@@ -28,8 +28,8 @@ impl ErrorTold {
             "timeout_error" => UpstreamKind::Timeout,
             _ => UpstreamKind::Refused,
         };
-        let cause = format!("an error event: {}: {}", self.kind, secrets.hidden(&self.message, ""));
-        let mut failure = UpstreamFailure::new(kind, cause);
+        let said = secrets.hidden(&format!("{}: {}", self.kind, self.message), "");
+        let mut failure = UpstreamFailure::new(kind, "an error event").saying(said);
         if matches!(failure.kind, UpstreamKind::BadRequest { .. }) && !self.message.is_empty() {
             failure.message = secrets.hidden(&self.message, model);
         }
@@ -41,7 +41,8 @@ impl ErrorTold {
 /// be told.
 pub fn of_the_operator(failure: UpstreamFailure) -> UpstreamFailure {
     if failure.message.contains("credit balance is too low") {
-        return UpstreamFailure::new(UpstreamKind::Auth, failure.cause);
+        let said = failure.said.map(String::from).unwrap_or_default();
+        return UpstreamFailure::new(UpstreamKind::Auth, failure.cause).saying(said);
     }
     failure
 }
@@ -79,7 +80,7 @@ mod tests {
         assert_eq!(told.message, "the model with ***: too long");
         let hidden = failure("api_error", "claude-real with key-1 broke");
         assert!(!hidden.message.contains("claude-real"), "{}", hidden.message);
-        assert!(!hidden.cause.contains("key-1"), "{}", hidden.cause);
+        assert!(hidden.said.is_some_and(|said| said.contains("***") && !said.contains("key-1")));
         let credit = failure("invalid_request_error", "Your credit balance is too low to access the API.");
         assert_eq!(credit.kind, UpstreamKind::Auth);
         assert!(!credit.message.contains("credit"), "{}", credit.message);

@@ -19,6 +19,7 @@ use futures_util::stream::{LocalBoxStream, Stream, StreamExt, unfold};
 use secrecy::SecretString;
 
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
+use crate::json::where_it_went_wrong;
 use crate::provider::http::{Body, Endpoint, Piece};
 use crate::provider::refusal::Secrets;
 use crate::provider::{Answer, Call, Event, Provider, Timeouts};
@@ -78,7 +79,7 @@ async fn ask(endpoint: Rc<Endpoint>, call: Call) -> Result<Answer, UpstreamFailu
     match answer::translate(&whole) {
         Ok(Whole::Answer(answer)) => Ok(Answer::Whole(answer)),
         Ok(Whole::Error(error)) => Err(error.failure(endpoint.secrets(), &call.model)),
-        Err(cause) => Err(malformed(&cause.to_string())),
+        Err(cause) => Err(malformed(&where_it_went_wrong(&cause))),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::json::Raw;
+use crate::json::{Raw, where_it_went_wrong};
 use crate::provider::Event;
 use crate::provider::anthropic::answer::{UsageTold, finish_reason};
 use crate::provider::anthropic::blocks::Text;
@@ -42,7 +42,7 @@ pub enum Fault {
 
 impl From<serde_json::Error> for Fault {
     fn from(cause: serde_json::Error) -> Self {
-        Self::Malformed(cause.to_string())
+        Self::Malformed(where_it_went_wrong(&cause))
     }
 }
 
@@ -112,7 +112,7 @@ impl Translator {
             | "message_stop"
                 if !self.started =>
             {
-                return Err(Fault::Malformed(format!("{} before message_start", told.kind.0)));
+                return Err(Fault::Malformed("an event before message_start".to_owned()));
             }
             "content_block_start" => self.open(told.index, told.content_block, out),
             "content_block_delta" => self.go_on(told.index, told.delta, out),
