@@ -36,7 +36,7 @@ async fn authenticate(request: &HttpRequest) -> Result<Arc<Caller>, Error> {
     let Some(keyring) = request.app_data::<web::Data<Keyring>>() else {
         return Err(Error::Internal("no keyring".to_owned()));
     };
-    let from = request.peer_addr().map(|peer| peer.ip());
+    let from = peer::client(request);
     keyring.find(bearer(request), from).await
 }
 
