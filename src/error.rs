@@ -65,6 +65,12 @@ pub enum Error {
     /// The body is not JSON by its content type.
     #[error("the content type must be application/json")]
     UnsupportedMediaType,
+    /// The body is compressed.
+    #[error("the body must not be compressed: no Content-Encoding but identity is taken")]
+    UnsupportedEncoding,
+    /// The body took too long to come.
+    #[error("the request body came too slowly")]
+    BodyTooSlow,
     /// The same reference names something else already.
     #[error("{0}")]
     Mismatch(String),

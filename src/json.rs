@@ -15,6 +15,48 @@ use serde_json::value::RawValue;
 /// The most fields that an object of a request may have at its top level.
 pub const MAX_FIELDS: usize = 512;
 
+/// How deep arrays and objects of a request may lie in each other. What reads them further on recurses.
+pub const MAX_DEPTH: usize = 100;
+
+/// Whether no array or object in `text` lies deeper than [`MAX_DEPTH`], if it is JSON at all. Uses no stack.
+pub fn is_shallow(text: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => at = end_of_string(text, at + 1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// Where the quotation mark stands that ends a string which begins at `at`.
+fn end_of_string(text: &[u8], mut at: usize) -> usize {
+    loop {
+        match memchr::memchr2(b'"', b'\\', text.get(at..).unwrap_or_default()) {
+            Some(found) if text[at + found] == b'\\' => at += found + 2,
+            Some(found) => return at + found,
+            None => return text.len(),
+        }
+    }
+}
+
+/// Whether every string in `text`, which is JSON, is Unicode: an escape can also be half of a letter.
+pub fn is_unicode(text: &[u8]) -> bool {
+    let escapes = |of: &[u8]| memchr::memmem::find(text, of).is_some();
+    if !escapes(b"\\ud") && !escapes(b"\\uD") {
+        return true;
+    }
+    serde_json::from_slice::<serde_json::Value>(text).is_ok()
+}
+
 /// JSON text that was checked, as the bytes it came in. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Raw(Bytes);
@@ -285,6 +327,28 @@ mod tests {
         let mut fields = fields;
         fields.drop_nulls();
         assert!(fields.get("a").is_none());
+    }
+
+    #[test]
+    fn half_of_a_letter_is_no_unicode() {
+        for text in [r#""a""#, r#""\\ud800""#, r#"{"a":"\ud83d\uDE00"}"#, r#""\u0000""#] {
+            assert!(is_unicode(text.as_bytes()), "{text}");
+        }
+        for text in [r#""\ud800""#, r#"{"\uDC00":1}"#, r#"["\udc00\ud800"]"#] {
+            assert!(!is_unicode(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_is_counted_outside_of_strings() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(is_shallow(nested(MAX_DEPTH).as_bytes()));
+        assert!(!is_shallow(nested(MAX_DEPTH + 1).as_bytes()));
+        assert!(!is_shallow("{\"a\":".repeat(1_000_000).as_bytes()));
+        assert!(is_shallow(format!("[{}]", nested(MAX_DEPTH - 1).repeat(50)).as_bytes()));
+        assert!(is_shallow(format!("{{\"a\\\"{}\":\"{}\\\\\"}}", nested(300), nested(300)).as_bytes()));
+        assert!(!is_shallow(format!("[\"\\\\\",{}]", nested(MAX_DEPTH)).as_bytes()));
+        assert!(is_shallow(b"\"\\") && is_shallow(b"\"") && is_shallow(b""));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod auth;
 pub mod billing;
 pub mod bookcheck;
 pub mod bootstrap;
+pub mod budget;
 pub mod cli;
 pub mod clock;
 pub mod config;

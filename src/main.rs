@@ -67,7 +67,9 @@ fn print_config(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(args.log.as_deref().unwrap_or("info"))?;
+    // It has an error for each connection that sends nonsense, which is for its sender to know.
+    let filter = EnvFilter::try_new(args.log.as_deref().unwrap_or("info"))?
+        .add_directive("actix_http::h1::dispatcher=off".parse()?);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if args.log_json {
         log.json().init();

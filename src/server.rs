@@ -24,23 +24,29 @@ use crate::billing::Billing;
 use crate::billing::price::PriceBook;
 use crate::bookcheck;
 use crate::bootstrap::{self, Bootstrap};
+use crate::budget::Budget;
 use crate::clock;
 use crate::config::Config;
 use crate::conversation::tokens::Ratios;
 use crate::credentials::Credentials;
 use crate::error::Stop;
-use crate::http::{self, HttpSettings};
+use crate::http::listener::{self, Places, Port};
+use crate::http::socket::Patience;
+use crate::http::{self, HttpSettings, intake};
+use crate::metrics;
 use crate::provider::Routes;
 use crate::rate_limit::RateLimits;
 use crate::retention;
 use crate::session::turns::Turns;
-use crate::session::{Rooms, Sessions};
+use crate::session::{MAX_KEPT, Rooms, Sessions};
 use crate::store::connection;
 use crate::store::writer::Writer;
 use crate::store::{self, Store};
 use crate::tls::Certificate;
 use crate::webhook::Webhooks;
 
+/// Open files that are not connections of clients: the database, the log, some connections to providers.
+const OWN_FILES: usize = 128;
 /// How long turns that were told to end may take to settle.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
 
@@ -55,6 +61,7 @@ struct Server {
     agents: Agents,
     routes: Routes,
     credentials: Credentials,
+    bodies: Budget,
     epoch: i64,
     writer_thread: std::thread::JoinHandle<()>,
     /// Each resolves when a shared actor or the writer is gone.
@@ -78,7 +85,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             println!("New operator token: see {}", config.data.join(bootstrap::OPERATOR_FILE).display());
         }
         let settings = HttpSettings {
-            max_body: config.max_body,
+            max_body: config.intake.max_body,
+            bodies: server.bodies.clone(),
+            body_timeout: config.intake.body_timeout,
             metrics_public: config.metrics_public,
             proxies: config.proxies.clone(),
             started,
@@ -149,6 +158,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let webhooks = Webhooks::start(&handles[2], store.clone(), secrets, config.webhooks, gone())?;
     let routes = Routes::new(config.providers.clone(), config.policy);
     let credentials = Credentials::load(store.clone(), config.vault.clone()).await?;
+    let bodies = Budget::new(config.intake.body_memory);
     let rooms = Rooms {
         routes: routes.clone(),
         credentials: credentials.clone(),
@@ -156,6 +166,8 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         billing: billing.clone(),
         turns: Turns::new(config.replay_buffer),
         ratios: Ratios::default(),
+        bodies: bodies.clone(),
+        kept: Budget::new(MAX_KEPT),
     };
     let sessions = Sessions::start(&handles[3..], &rooms, config.session_idle, gone);
     Ok(Server {
@@ -168,6 +180,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         webhooks,
         routes,
         credentials,
+        bodies,
         epoch,
         writer_thread,
         vital,
@@ -203,6 +216,18 @@ fn listen(
     let agents = web::Data::new(server.agents.clone());
     let routes = web::Data::new(server.routes.clone());
     let credentials = web::Data::new(server.credentials.clone());
+    let port = Port {
+        address: config.listen,
+        places: Places::new(places(config.intake.max_connections)),
+        patience: Patience {
+            head: config.intake.head_timeout,
+            keep_alive: config.intake.keep_alive,
+            stall: config.intake.stall_timeout,
+        },
+        settings: settings.clone(),
+        keyring: keyring.clone(),
+        certificate: certificate.cloned(),
+    };
     let app = move || {
         App::new()
             .app_data(settings.clone())
@@ -218,9 +243,20 @@ fn listen(
             .wrap(NormalizePath::trim()) // both spellings, without a redirect that would drop the body
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
             .wrap(from_fn(http::trace))
+            .wrap(from_fn(intake::watch))
             .configure(http::configure)
     };
-    http::listen(app, config.listen, certificate).with_context(|| format!("listening on {}", config.listen))
+    listener::listen(app, &port).with_context(|| format!("listening on {}", config.listen))
+}
+
+/// How many connections there may be: each takes a file descriptor, and some are needed for the rest.
+fn places(wanted: usize) -> usize {
+    let files = metrics::max_open_files().and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    let places = wanted.min(files.saturating_sub(OWN_FILES).max(1));
+    if places < wanted {
+        tracing::warn!(files, places, "the limit of open files allows for fewer connections than configured");
+    }
+    places
 }
 
 fn cors(origins: &[String]) -> Cors {

@@ -71,6 +71,24 @@ pub struct ServeArgs {
     /// Largest body of a chat request, in bytes [default: 20000000]
     #[arg(long, value_name = "BYTES", env = "SWITCHBOARD_MAX_BODY_BYTES")]
     pub max_body_bytes: Option<String>,
+    /// What all request bodies in memory may come to, in bytes; beyond it requests are 503 [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "SWITCHBOARD_BODY_MEMORY_BYTES")]
+    pub body_memory_bytes: Option<String>,
+    /// How long a request body may take, in seconds, beside one second for each 64 KiB of it [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_BODY_TIMEOUT")]
+    pub body_timeout: Option<String>,
+    /// How long the head of a request may take, in seconds [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_HEAD_TIMEOUT")]
+    pub head_timeout: Option<String>,
+    /// How long a connection may stay without a request, in seconds [default: 75]
+    #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_KEEP_ALIVE")]
+    pub keep_alive: Option<String>,
+    /// How long a client may take nothing of its answer, in seconds [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_STALL_TIMEOUT")]
+    pub stall_timeout: Option<String>,
+    /// Connections at the same time; one more is answered 503 and closed [default: 10000]
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_MAX_CONNECTIONS")]
+    pub max_connections: Option<String>,
     /// How long running answers may go on after SIGTERM, in seconds [default: 20]
     #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_SHUTDOWN_TIMEOUT")]
     pub shutdown_timeout: Option<String>,

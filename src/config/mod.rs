@@ -3,6 +3,7 @@
 mod args;
 mod detect;
 mod file;
+mod intake;
 mod terms;
 
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use args::ServeArgs;
 use file::Table;
+pub use intake::Intake;
 use secrecy::SecretString;
 
 use crate::auth::vault::{MAX_OLD, Vault};
@@ -55,8 +57,8 @@ pub struct Config {
     pub proxies: Proxies,
     /// Origins whose pages may call.
     pub cors_origins: Vec<String>,
-    /// The largest body of a chat request, in bytes.
-    pub max_body: usize,
+    /// What of clients is taken, and for how long it is waited for.
+    pub intake: Intake,
     /// How long running turns may go on after a signal to stop.
     pub shutdown_timeout: Duration,
     /// How long an idle session stays in memory.
@@ -102,14 +104,6 @@ impl Config {
         let mut faults = Vec::new();
         let mut file = file::read(args.config.as_deref(), &mut faults);
         let defaults = ResolvedLimits::DEFAULT;
-        let number =
-            |given: Option<&String>, file: Option<u64>, name: &str, faults: &mut Vec<String>| match given {
-                None => file,
-                Some(text) => text.parse().ok().or_else(|| {
-                    faults.push(format!("{name}: expected a whole number, found `{text}`"));
-                    None
-                }),
-            };
         let listen = args.listen.clone().or(file.text("listen", &mut faults));
         let listen = listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
         let resolved = listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
@@ -119,8 +113,7 @@ impl Config {
         });
         let tls = tls(args, &mut file, &mut faults);
         let data = args.data.clone().or(file.text("data", &mut faults).map(PathBuf::from));
-        let in_file = file.number("max_body_bytes", &mut faults);
-        let max_body = number(args.max_body_bytes.as_ref(), in_file, "max_body_bytes", &mut faults);
+        let intake = Intake::read(args, &mut file, &mut faults);
         let in_file = file.number("max_turns", &mut faults);
         let max_turns = number(args.max_turns.as_ref(), in_file, "max_turns", &mut faults);
         if max_turns == Some(0) {
@@ -222,7 +215,7 @@ impl Config {
             provider_origin,
             proxies,
             cors_origins,
-            max_body: usize::try_from(max_body.unwrap_or(20_000_000)).unwrap_or(usize::MAX),
+            intake,
             shutdown_timeout: Duration::from_secs(shutdown.unwrap_or(20)),
             session_idle: Duration::from_secs(idle.unwrap_or(300)),
             replay_buffer: replay
@@ -252,7 +245,9 @@ impl Config {
             root.insert("http2".into(), tls.http2.into());
         }
         root.insert("data".into(), self.data.display().to_string().into());
-        root.insert("max_body_bytes".into(), whole(self.max_body as u64));
+        for (name, number) in self.intake.named() {
+            root.insert(name.into(), whole(number));
+        }
         root.insert("max_turns".into(), whole(self.max_turns));
         root.insert("failed_logins_per_minute".into(), whole(self.failed_logins));
         root.insert("shutdown_timeout_s".into(), whole(self.shutdown_timeout.as_secs()));
@@ -338,6 +333,16 @@ fn tls(args: &ServeArgs, file: &mut Table, faults: &mut Vec<String>) -> Option<T
             None
         }
     }
+}
+
+/// A number as the command line has it, else as the file has it.
+fn number(given: Option<&String>, in_file: Option<u64>, name: &str, faults: &mut Vec<String>) -> Option<u64> {
+    let Some(text) = given else { return in_file };
+    let number = text.parse().ok();
+    if number.is_none() {
+        faults.push(format!("{name}: expected a whole number, found `{text}`"));
+    }
+    number
 }
 
 /// What seals tenants' keys: the newest key, then those that sealed before it.

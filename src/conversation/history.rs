@@ -6,6 +6,8 @@ use crate::conversation::message::{Fingerprint, Message, Role};
 use crate::conversation::summary;
 use crate::conversation::tokens::{PER_MESSAGE, Ratio};
 
+/// Memory that a message takes up beside its text, in bytes.
+const BESIDE_TEXT: usize = 128;
 /// Tokens that an image or the like costs.
 const TOKENS_PER_MEDIUM: u64 = 1_000;
 
@@ -62,6 +64,13 @@ impl History {
             begins = false;
             self.messages.push(message.for_prompt());
         }
+    }
+
+    /// About how much memory it takes up, in bytes.
+    pub fn size(&self) -> usize {
+        let summary = self.summary.as_ref().map_or(0, |own| own.text.len());
+        let messages = self.messages.iter().map(|message| message.raw.bytes().len() + BESIDE_TEXT);
+        summary + messages.sum::<usize>()
     }
 
     /// Whether nothing was said yet.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 use crate::error::Invalid;
-use crate::json::{Fields, Raw};
+use crate::json::{Fields, Raw, is_unicode};
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +119,10 @@ impl Message {
     /// Names the field that is wrong and what was expected.
     pub fn parse(raw: Raw, at: usize) -> Result<Self, Invalid> {
         let path = |field: &str| format!("messages[{at}]{field}");
+        // It is read again by more than us, and not everything that reads JSON takes that.
+        if !is_unicode(raw.bytes()) {
+            return Err(Invalid::value(path(""), "expected Unicode text, found half of a surrogate pair"));
+        }
         let (role, text_bytes, media, calls) = {
             let peek: Peek<'_> = raw.peek().map_err(|cause| {
                 Invalid::value(path(""), format_args!("expected a message object ({cause})"))

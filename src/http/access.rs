@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 use futures_util::future::LocalBoxFuture;
 
@@ -37,11 +37,12 @@ async fn authenticate(request: &HttpRequest) -> Result<Arc<Caller>, Error> {
         return Err(Error::Internal("no keyring".to_owned()));
     };
     let from = peer::client(request);
-    keyring.find(bearer(request), from).await
+    keyring.find(bearer(request.headers()), from).await
 }
 
-fn bearer(request: &HttpRequest) -> &str {
-    let sent = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+/// The key that a request shows.
+pub fn bearer(headers: &HeaderMap) -> &str {
+    let sent = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match sent.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
         _ => "",

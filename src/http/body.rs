@@ -1,30 +1,37 @@
 //! Reading bodies, with a bound, after everything that can be refused without them.
 
-use actix_web::HttpRequest;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use actix_web::web;
-use bytes::{Bytes, BytesMut};
+use std::time::Duration;
+
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+use actix_web::{HttpRequest, web};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
 
 use crate::billing::money::Nanos;
 use crate::clock::{self, EpochMs};
 use crate::error::{Error, Invalid};
 use crate::http::HttpSettings;
+use crate::json;
 
 /// The largest body of a management call, in bytes.
 const MAX_MANAGEMENT: usize = 1024 * 1024;
+/// What is set aside for a body at a time, in bytes: what a client announces is not what it sends.
+const ROOM: usize = 256 * 1024;
+/// How fast a body has to come at least, beside the time that every body has: bytes in a second.
+const LEAST_RATE: u64 = 64 * 1024;
 
 /// Reads the JSON text of a chat request.
 ///
 /// # Errors
-/// When the content type is another, or the body is too large or broken off.
+/// When the content type is another, or the body is too large, too slow, too deep or broken off.
 pub async fn read(
     request: &HttpRequest,
     payload: web::Payload,
     settings: &HttpSettings,
 ) -> Result<Bytes, Error> {
-    read_up_to(request, payload, settings.max_body).await
+    read_up_to(request, payload, settings, settings.max_body).await
 }
 
 /// Reads the JSON object of a management call. No body is an empty object.
@@ -32,7 +39,10 @@ pub async fn read(
 /// # Errors
 /// As [`read`], and when it is not an object.
 pub async fn read_object(request: &HttpRequest, payload: web::Payload) -> Result<Given, Error> {
-    let body = read_up_to(request, payload, MAX_MANAGEMENT).await?;
+    let Some(settings) = request.app_data::<web::Data<HttpSettings>>() else {
+        return Err(Error::Internal("no settings".to_owned()));
+    };
+    let body = read_up_to(request, payload, settings, MAX_MANAGEMENT).await?;
     if body.is_empty() {
         return Ok(Given(Map::new()));
     }
@@ -41,26 +51,103 @@ pub async fn read_object(request: &HttpRequest, payload: web::Payload) -> Result
     Ok(Given(fields))
 }
 
-async fn read_up_to(request: &HttpRequest, mut payload: web::Payload, limit: usize) -> Result<Bytes, Error> {
-    let kind = request.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
-    let plain = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    if plain.is_some_and(|kind| kind != "application/json" && !kind.ends_with("+json")) {
-        return Err(Error::UnsupportedMediaType);
-    }
-    let told =
-        request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if told.is_some_and(|length| length > limit) {
-        return Err(Error::TooLarge(limit));
-    }
-    let mut body = BytesMut::with_capacity(told.unwrap_or(0));
-    while let Some(piece) = payload.next().await {
+/// The bytes keep their share of the budget for as long as any slice of them lives.
+async fn read_up_to(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    settings: &HttpSettings,
+    limit: usize,
+) -> Result<Bytes, Error> {
+    check_head(request.headers(), limit)?;
+    let began = Instant::now();
+    let mut share = settings.bodies.share();
+    let mut pieces = Pieces::default();
+    loop {
+        let deadline = began + settings.body_timeout + time_of(pieces.bytes);
+        let Ok(piece) = timeout_at(deadline, payload.next()).await else { return Err(Error::BodyTooSlow) };
+        let Some(piece) = piece else { break };
         let piece = piece.map_err(|cause| Invalid::json(format!("the body broke off: {cause}")))?;
-        if body.len() + piece.len() > limit {
+        if pieces.bytes + piece.len() > limit {
             return Err(Error::TooLarge(limit));
         }
-        body.extend_from_slice(&piece);
+        // Once more for the copy that joins the pieces.
+        if !share.grow(2 * piece.len()) {
+            return Err(Error::Overloaded);
+        }
+        pieces.push(&piece);
     }
-    Ok(body.freeze())
+    let body = pieces.join();
+    share.shrink(body.len());
+    let too_deep = || Invalid::json(format!("the body is nested more than {} levels deep", json::MAX_DEPTH));
+    if !json::is_shallow(&body) {
+        return Err(too_deep().into());
+    }
+    Ok(share.of(body))
+}
+
+/// A body as it comes. It takes up what has come, and no more than that when it is joined.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<Vec<u8>>,
+    last: Vec<u8>,
+    bytes: usize,
+}
+
+impl Pieces {
+    fn push(&mut self, mut piece: &[u8]) {
+        self.bytes += piece.len();
+        while !piece.is_empty() {
+            if self.last.len() == ROOM {
+                self.full.push(std::mem::take(&mut self.last));
+            }
+            let (now, later) = piece.split_at(piece.len().min(ROOM - self.last.len()));
+            self.last.extend_from_slice(now);
+            piece = later;
+        }
+    }
+
+    fn join(self) -> Vec<u8> {
+        if self.full.is_empty() {
+            return self.last;
+        }
+        let mut whole = Vec::with_capacity(self.bytes);
+        for piece in self.full {
+            whole.extend_from_slice(&piece);
+        }
+        whole.extend_from_slice(&self.last);
+        whole
+    }
+}
+
+/// What a request's head says about its body. Nothing of the body is read when that is enough to refuse it.
+///
+/// # Errors
+/// When its type, its encoding or its length is one that is not taken.
+pub fn check_head(headers: &HeaderMap, limit: usize) -> Result<(), Error> {
+    let text = |name: HeaderName| {
+        let value = headers.get(name)?;
+        Some(value.to_str().unwrap_or("?").trim().to_ascii_lowercase())
+    };
+    let kind = text(CONTENT_TYPE).map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
+    if kind.is_some_and(|kind| kind != "application/json" && !kind.ends_with("+json")) {
+        return Err(Error::UnsupportedMediaType);
+    }
+    if text(CONTENT_ENCODING).is_some_and(|encoding| !matches!(&*encoding, "" | "identity")) {
+        return Err(Error::UnsupportedEncoding);
+    }
+    if told_length(headers).is_some_and(|length| length > limit) {
+        return Err(Error::TooLarge(limit));
+    }
+    Ok(())
+}
+
+fn told_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// How long so many bytes may take.
+fn time_of(bytes: usize) -> Duration {
+    Duration::from_millis(bytes as u64 * 1_000 / LEAST_RATE)
 }
 
 /// The fields of a management call, taken out one by one; what is left at the end was not expected.

@@ -102,6 +102,11 @@ fn count(answer: &ServiceResponse<BoxBody>, started: Instant) {
     }
 }
 
+/// Names an answer that no handler gave.
+pub fn name(headers: &mut HeaderMap) {
+    set(headers, "x-request-id", RequestId::random().as_str());
+}
+
 fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(HeaderName::from_static(name), value);

@@ -244,7 +244,7 @@ impl Endpoint {
             errors.push(429);
         }
         if self.body.is_some() {
-            errors.extend([400, 413, 415]);
+            errors.extend([400, 408, 413, 415]);
         }
         if self.parameters.iter().any(|parameter| !parameter.header) {
             errors.push(400);

@@ -137,7 +137,8 @@ fn status(error: &Error) -> StatusCode {
         Error::SessionBusy | Error::IdempotencyInProgress => StatusCode::CONFLICT,
         Error::SessionClosed | Error::StreamGone => StatusCode::GONE,
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Error::UnsupportedMediaType | Error::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Error::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
         Error::Mismatch(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::RateLimited(_) | Error::SessionQueueFull => StatusCode::TOO_MANY_REQUESTS,
         Error::Upstream(failure) => match failure.kind {
@@ -173,6 +174,8 @@ fn words(error: &Error) -> (&'static str, &str) {
         Error::StreamGone => (REQUEST, "stream_gone"),
         Error::TooLarge(_) => (REQUEST, "request_too_large"),
         Error::UnsupportedMediaType => (REQUEST, "unsupported_media_type"),
+        Error::UnsupportedEncoding => (REQUEST, "unsupported_encoding"),
+        Error::BodyTooSlow => (REQUEST, "request_timeout"),
         Error::Mismatch(_) => (REQUEST, "idempotency_mismatch"),
         Error::RateLimited(refusal) => (refusal.what.as_str(), "rate_limit_exceeded"),
         Error::SessionQueueFull => ("requests", "session_queue_full"),

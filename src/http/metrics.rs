@@ -28,6 +28,7 @@ pub async fn show(
         // The rest is wanted the more while the database cannot be read.
         holds: store.read(store::hold::open).await.ok(),
         limiter_entries: admission.limiter_entries().await,
+        body_memory: settings.bodies.used(),
         writer: store.writer().counts(),
         uptime: settings.started.elapsed(),
     };

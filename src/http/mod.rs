@@ -1,5 +1,7 @@
 //! The thin edge: reads requests, hands them on, writes answers. The only room that knows actix-web.
 
+use std::time::Duration;
+
 mod access;
 mod body;
 mod csv;
@@ -7,7 +9,8 @@ mod docs;
 mod edge;
 pub mod endpoint;
 pub mod error;
-mod listener;
+pub mod intake;
+pub mod listener;
 pub mod manage;
 mod metrics;
 mod native;
@@ -16,19 +19,25 @@ mod openapi;
 pub mod peer;
 mod query;
 pub mod routes;
+pub mod socket;
 mod sse;
 mod streams;
 mod whole;
 
 pub use edge::trace;
-pub use listener::listen;
 pub use routes::configure;
+
+use crate::budget::Budget;
 
 /// What the edge needs of the configuration.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
     /// The largest body that is read, in bytes.
     pub max_body: usize,
+    /// What all bodies that are in memory may come to.
+    pub bodies: Budget,
+    /// How long a body may take, beside the time that its length allows.
+    pub body_timeout: Duration,
     /// Whether `/metrics` takes no key.
     pub metrics_public: bool,
     /// The proxies in front of the server.

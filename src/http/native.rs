@@ -9,7 +9,7 @@ use crate::http::access::Authenticated;
 use crate::http::error::ApiError;
 use crate::http::openai::{Rooms, chat_headers, idempotency, into_turn, whole};
 use crate::http::{body, sse};
-use crate::json::{Fields, ObjectWriter, Raw};
+use crate::json::{Fields, ObjectWriter, Raw, is_unicode};
 use crate::session::log::EventId;
 use crate::wire::openai::chat::{ChatRequest, Told};
 use crate::wire::openai::describe::{AgentReply, AgentUsage};
@@ -84,7 +84,8 @@ fn as_completion(body: &Bytes) -> Result<(Bytes, Option<Raw>), Error> {
         }
     }
     let metadata = fields.remove("metadata").filter(|metadata| !metadata.is_null());
-    if metadata.as_ref().is_some_and(|metadata| Fields::parse(metadata.bytes()).is_err()) {
+    let is_object = |metadata: &Raw| Fields::parse(metadata.bytes()).is_ok() && is_unicode(metadata.bytes());
+    if !metadata.as_ref().is_none_or(is_object) {
         return Err(Invalid::value("metadata", "expected an object").into());
     }
     match fields.iter().next() {

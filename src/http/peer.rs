@@ -4,10 +4,10 @@
 //! hop, up to the first address that is none of theirs.
 
 use std::fmt::{self, Display};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use actix_web::http::header::{FORWARDED, HeaderName};
+use actix_web::http::header::{FORWARDED, HeaderMap, HeaderName};
 use actix_web::{HttpRequest, web};
 
 use crate::http::HttpSettings;
@@ -142,17 +142,22 @@ fn plain(address: IpAddr) -> IpAddr {
 
 /// Where the request comes from.
 pub fn client(request: &HttpRequest) -> Option<IpAddr> {
-    let peer = plain(request.peer_addr()?.ip());
     let settings = request.app_data::<web::Data<HttpSettings>>()?;
-    if !settings.proxies.trusts(peer) {
-        return Some(peer);
+    Some(client_of(request.peer_addr()?, request.headers(), &settings.proxies))
+}
+
+/// Where a request with these `headers` comes from, which came over a connection with `peer`.
+pub fn client_of(peer: SocketAddr, headers: &HeaderMap, proxies: &Proxies) -> IpAddr {
+    let peer = plain(peer.ip());
+    if !proxies.trusts(peer) {
+        return peer;
     }
-    let name = match settings.proxies.header {
+    let name = match proxies.header {
         Header::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
         Header::Forwarded => FORWARDED,
     };
-    let lines: Vec<_> = request.headers().get_all(name).map(|line| line.to_str().unwrap_or("?")).collect();
-    Some(settings.proxies.client(peer, &lines.join(",")))
+    let lines: Vec<_> = headers.get_all(name).map(|line| line.to_str().unwrap_or("?")).collect();
+    proxies.client(peer, &lines.join(","))
 }
 
 #[cfg(test)]

@@ -18,6 +18,11 @@ use crate::error::{Stop, UpstreamKind};
 use crate::store::hold::Closed;
 pub use sampled::Sampled;
 
+/// How many files the process may have open at once, where the kernel tells.
+pub fn max_open_files() -> Option<u64> {
+    process::Process::read()?.max_fds
+}
+
 /// Bounds of calls that a model answers, in seconds, as the conventions for generative AI have them.
 const OPERATION_BOUNDS: [f64; 14] =
     [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];

@@ -20,6 +20,8 @@ pub struct Sampled {
     pub holds: Option<(i64, Option<EpochMs>)>,
     /// Keys and accounts that the rate limiter remembers.
     pub limiter_entries: usize,
+    /// What requests take up in memory, in bytes.
+    pub body_memory: usize,
     /// The writer.
     pub writer: Counts,
     /// Since the start.
@@ -47,6 +49,8 @@ impl Sampled {
             "Keys and accounts that the limiter remembers.",
             entries,
         )?;
+        let bodies = self.body_memory as f64;
+        all.gauge("switchboard_body_memory_bytes", "What requests take up in memory.", bodies)?;
         all.gauges("switchboard_build_info", "The version.", "version", &[(env!("CARGO_PKG_VERSION"), 1.0)])?;
         all.gauge("switchboard_uptime_seconds", "Since the start.", self.uptime.as_secs_f64())?;
         self.writer(&all)?;

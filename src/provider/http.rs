@@ -1,7 +1,9 @@
 //! The HTTP side of a provider, whatever protocol it speaks: one client a thread, one POST a call.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use actix_http::body::SizedStream;
 use actix_service::fn_service;
 use actix_tls::connect::ConnectInfo;
 use awc::ClientResponse;
@@ -10,7 +12,7 @@ use awc::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use awc::http::{Uri, Version};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use futures_util::stream::{Stream, StreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
@@ -20,6 +22,8 @@ use crate::provider::Timeouts;
 use crate::provider::refusal::{Refusal, Secrets};
 use crate::provider::sse::EventReader;
 
+/// How much of a request is handed to the client at a time: it copies each piece before it is written.
+const PIECE: usize = 64 * 1024;
 /// Connections to providers that one thread may have.
 const MAX_CONNECTIONS: usize = 20_000;
 /// How long a connection is used at most.
@@ -136,7 +140,7 @@ impl Endpoint {
             for (name, value) in &self.extra {
                 request = request.insert_header((name.as_str(), value.expose_secret()));
             }
-            match request.send_body(body.clone()).await {
+            match request.send_body(in_pieces(body)).await {
                 Ok(answer) => return Ok(answer),
                 Err(SendRequestError::Send(_) | SendRequestError::Connect(ConnectError::Disconnected))
                     if again && begun.elapsed() < STALE_WITHIN =>
@@ -250,6 +254,13 @@ fn unreached(cause: &SendRequestError) -> UpstreamFailure {
         SendRequestError::Connect(_) | SendRequestError::Timeout => failure.passing(),
         _ => failure,
     }
+}
+
+/// A request's body, none of which is copied before there is room for it on its way.
+fn in_pieces(body: &Bytes) -> SizedStream<impl Stream<Item = Result<Bytes, Infallible>> + Unpin + use<>> {
+    let (whole, count) = (body.clone(), body.len().div_ceil(PIECE));
+    let piece = move |at: usize| Ok(whole.slice(at * PIECE..whole.len().min((at + 1) * PIECE)));
+    SizedStream::new(body.len() as u64, stream::iter((0..count).map(piece)))
 }
 
 async fn read_all<S>(answer: &mut ClientResponse<S>, limit: usize) -> Result<Bytes, UpstreamFailure>

@@ -103,7 +103,7 @@ fn request_body(call: Call, output_field: OutputField) -> Bytes {
     let size: usize = call.messages.iter().map(|message| message.bytes().len() + 1).sum();
     let mut body = ObjectWriter::with_capacity(size + 1_024);
     body.value("model", &call.model);
-    let mut list = Vec::with_capacity(size + 2);
+    let list = body.name("messages").out();
     list.push(b'[');
     for (at, message) in call.messages.iter().enumerate() {
         if at > 0 {
@@ -115,7 +115,6 @@ fn request_body(call: Call, output_field: OutputField) -> Bytes {
         }
     }
     list.push(b']');
-    body.field("messages", &list);
     for (name, value) in call.fields.iter() {
         if !matches!(
             name,

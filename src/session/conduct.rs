@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use crate::auth::api_key::KeyKind;
 use crate::billing::catalogue::{DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
 use crate::billing::{HOLD_LIFE_MS, Hold};
+use crate::budget::{Budget, Share};
 use crate::clock;
 use crate::conversation::history::{History, Summary};
 use crate::conversation::message::Message;
@@ -39,6 +40,8 @@ pub struct Conversation {
     pub updated_at: clock::EpochMs,
     /// What was said.
     pub history: History,
+    /// The memory that it takes up.
+    pub share: Option<Share>,
 }
 
 /// A turn whose provider has begun to answer. Boxed on its way, since each turn's task would have room for it twice.
@@ -83,7 +86,7 @@ pub async fn conduct(
         () = given_up(&mut reply, &turn, &log) => {
             permit.give_up();
             entered.write(TurnEvent::Failed(Error::Stopped(Stop::Cancelled)));
-            return Some(conversation);
+            return conversation.kept(&local.rooms.kept);
         }
         Ok(why) = &mut stop => Err(Error::Stopped(why)),
         opened = open(&local, &mut conversation, &turn, &permit) => opened,
@@ -92,12 +95,12 @@ pub async fn conduct(
         Ok(opened) => opened,
         Err(error) => {
             refuse(&mut entered, reply, error);
-            return Some(conversation);
+            return conversation.kept(&local.rooms.kept);
         }
     };
     let Ok(events) = entered.log().read() else {
         refuse(&mut entered, reply, Error::Internal("a new log has no start".to_owned()));
-        return Some(conversation);
+        return conversation.kept(&local.rooms.kept);
     };
     let running = Running {
         completion: turn.completion.clone(),
@@ -124,7 +127,16 @@ pub async fn conduct(
             conversation.history.push_turn(messages.into_iter().map(Message::alone));
         }
     }
-    Some(conversation)
+    conversation.kept(&local.rooms.kept)
+}
+
+impl Conversation {
+    /// As it stays in memory until the next turn, if there is room for it.
+    fn kept(mut self, budget: &Budget) -> Option<Self> {
+        self.share = None;
+        self.share = Some(budget.take(self.history.size())?);
+        Some(self)
+    }
 }
 
 /// Ends a turn before its first event: for the client, and for who reads along.
@@ -185,7 +197,9 @@ async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result
         let upto = usize::try_from(summary.upto).unwrap_or(usize::MAX);
         history.sum_up(Summary { upto, text: summary.body.into() });
     }
+    let share = local.rooms.bodies.take(history.size()).ok_or(Error::Overloaded)?;
     Ok(Conversation {
+        share: Some(share),
         stored: true,
         named_by_server: row.named_by == "server",
         archived: row.status == "archived",
@@ -206,6 +220,8 @@ async fn open(
     let scale = candidates.first().map(|first| local.rooms.ratios.of(&first.route.model)).unwrap_or_default();
     let summed_up = summary::keep_up(local, &mut conversation.history, turn, permit, &candidates).await;
     let prompt = Prompt::assemble(turn, &conversation.history, scale);
+    // The provider's request is a copy, for as long as it is on its way.
+    let _sent = local.rooms.bodies.take(prompt.size(turn)).ok_or(Error::Overloaded)?;
     // Whoever serves it in the end, the hold covers the prompt as that one may count it.
     let prompt_max = candidates.iter().map(|candidate| prompt.most_tokens(&candidate.route.model)).max();
     let default_output = candidates.first().map_or(DEFAULT_MAX_OUTPUT, Candidate::default_output);

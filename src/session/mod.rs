@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::billing::Billing;
 use crate::billing::money::Nanos;
+use crate::budget::Budget;
 use crate::conversation::tokens::Ratios;
 use crate::conversation::turn::{NamedBy, Turn};
 use crate::conversation::usage::Usage;
@@ -46,6 +47,9 @@ use turns::{Found, TurnInfo, Turns};
 
 /// How long a cancelled turn may take to end before its canceller is answered that it still runs.
 const CANCEL_WAIT: Duration = Duration::from_secs(10);
+
+/// The most that all conversations together take up in memory between their turns, in bytes. Others are read again.
+pub const MAX_KEPT: usize = 64 * 1024 * 1024;
 
 /// Which conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +77,10 @@ pub struct Rooms {
     pub turns: Turns,
     /// What tokens are like, by model.
     pub ratios: Ratios,
+    /// What requests, to the server and to providers, may take up in memory.
+    pub bodies: Budget,
+    /// What conversations may take up there between their turns.
+    pub kept: Budget,
 }
 
 /// The same, with the provider clients of one thread.

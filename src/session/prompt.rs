@@ -120,6 +120,12 @@ impl Prompt {
         catalogue::find(model).map_or(most, |known| most.min(known.context))
     }
 
+    /// What a provider's request comes to with it, about, in bytes.
+    pub fn size(&self, turn: &Turn) -> usize {
+        let messages: usize = self.messages.iter().map(|message| message.bytes().len()).sum();
+        messages + turn.fields.iter().map(|(name, value)| name.len() + value.bytes().len()).sum::<usize>()
+    }
+
     /// What the turn brings along, if it is the first of its session.
     pub fn opening(&self, turn: &Turn, reply: &Raw) -> Option<Opening> {
         let owner = (turn.agent.account.as_str(), turn.agent.id.as_str());
