@@ -58,17 +58,18 @@ const HEADERS: [(&str, &str, bool); 20] = [
 const ALWAYS: [&str; 2] = ["x-request-id", "openai-processing-ms"];
 
 /// What each status of an error means, and its headers.
-const ERRORS: [(u16, &str, &[&str]); 16] = [
+const ERRORS: [(u16, &str, &[&str]); 17] = [
     (400, "The request is wrong; the message names the field and what was expected.", &[]),
     (401, "No key, or one that is malformed, unknown, expired or revoked.", &["www-authenticate"]),
     (402, "The balance or the key's budget does not cover the most that this may cost.", &["x-should-retry"]),
     (403, "The key is good, but not for this call, or its account is suspended.", &[]),
     (404, "It does not exist, or the key may not see it.", &[]),
     (405, "The path does not take that method.", &[]),
+    (408, "The body came too slowly.", &[]),
     (409, "Another request of the session, or one with the same key, is running.", &["retry-after"]),
     (410, "The session is closed, or what comes next in the stream is not kept any more.", &[]),
     (413, "The body is too large.", &[]),
-    (415, "The content type is not application/json.", &[]),
+    (415, "The content type is not application/json, or the body is compressed.", &[]),
     (422, "The same reference or key was used for something else.", &[]),
     (429, "Too many requests, tokens or calls at once.", &["retry-after"]),
     (500, "A defect of the server; the request id helps to find its cause.", &[]),

@@ -185,19 +185,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
         let closing = self.line.closing.get();
         if self.timer.as_mut().poll(context).is_ready() {
             let is_late = !closing && (self.read > 0 || self.since == 0);
-            return self.refuse(context, is_late.then_some((
-                StatusCode::REQUEST_TIMEOUT,
-                "request_timeout",
-                "the head of the request came too slowly",
-            )));
+            return self.refuse(
+                context,
+                is_late.then_some((
+                    StatusCode::REQUEST_TIMEOUT,
+                    "request_timeout",
+                    "the head of the request came too slowly",
+                )),
+            );
         }
         if self.read >= MAX_HEAD && !closing {
             if self.searched {
-                return self.refuse(context, Some((
-                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    "head_too_large",
-                    "the head of the request is over the limit of 16384 bytes",
-                )));
+                return self.refuse(
+                    context,
+                    Some((
+                        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                        "head_too_large",
+                        "the head of the request is over the limit of 16384 bytes",
+                    )),
+                );
             }
             self.searched = true;
             context.waker().wake_by_ref();
