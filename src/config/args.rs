@@ -74,7 +74,7 @@ pub struct ServeArgs {
     /// What all request bodies in memory may come to, in bytes; beyond it requests are 503 [default: 268435456]
     #[arg(long, value_name = "BYTES", env = "SWITCHBOARD_BODY_MEMORY_BYTES")]
     pub body_memory_bytes: Option<String>,
-    /// How long a request body may take, in seconds, beside one second for each 64 KiB of it [default: 30]
+    /// How long a request body may take, in seconds, beside one second for each 16 KiB of it [default: 30]
     #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_BODY_TIMEOUT")]
     pub body_timeout: Option<String>,
     /// How long the head of a request may take, in seconds [default: 10]

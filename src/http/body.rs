@@ -20,7 +20,7 @@ const MAX_MANAGEMENT: usize = 1024 * 1024;
 /// What is set aside for a body at a time, in bytes: what a client announces is not what it sends.
 const ROOM: usize = 256 * 1024;
 /// How fast a body has to come at least, beside the time that every body has: bytes in a second.
-const LEAST_RATE: u64 = 64 * 1024;
+const LEAST_RATE: u64 = 16 * 1024;
 
 /// Reads the JSON text of a chat request.
 ///
