@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::time::sleep;
 
 use crate::auth::api_key::{self, Digest, KeyKind};
 use crate::auth::attempts::Attempts;
@@ -22,6 +23,8 @@ use crate::store::api_key::{KeyRow, Owner};
 const REMEMBERED: u64 = 100_000;
 /// How long; a change made here acts at once all the same.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// How often a key is looked at with which somebody reads along.
+const LOOKED_AT: Duration = Duration::from_millis(500);
 /// How long a key counts as good lately.
 const SEEN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -70,6 +73,22 @@ impl Keyring {
             self.seen.invalidate(&digest);
         }
         caller.ok_or_else(|| self.failed(secret, from))
+    }
+
+    /// Resolves when a key that was good is so no more, within a second.
+    pub async fn end_of(&self, secret: &str) {
+        let Some(digest) = api_key::check(secret) else { return };
+        loop {
+            sleep(LOOKED_AT).await;
+            let caller = match self.known.get(&digest) {
+                Some(caller) => Ok(Some(caller)),
+                None => self.look_up(digest).await,
+            };
+            // What cannot be looked up now is looked up again.
+            if caller.is_ok_and(|caller| caller.is_none_or(|caller| caller.expired(clock::now_ms()))) {
+                return;
+            }
+        }
     }
 
     fn failed(&self, secret: &str, from: Option<IpAddr>) -> Error {

@@ -52,7 +52,7 @@ pub async fn chat(
         if stream {
             let seen = EventId { again: running.replayed, ..EventId::default() };
             let writer = sse::Writer::new(told, form, seen);
-            return Ok(sse::respond(answer, running.events, writer));
+            return Ok(sse::respond(answer, running.events, writer, sse::ReadWith::Own));
         }
         let ended = whole(running).await?;
         let usage = AgentUsage {

@@ -217,7 +217,7 @@ async fn respond(request: &HttpRequest, running: Running, mut style: Style) -> R
     if style.stream {
         let seen = EventId { again: running.replayed, ..EventId::default() };
         let writer = sse::Writer::new(style.told, style.form, seen);
-        return Ok(sse::respond(answer, running.events, writer));
+        return Ok(sse::respond(answer, running.events, writer, sse::ReadWith::Own));
     }
     let ended = whole(running).await?;
     let text = chat::answer(&style.told, &ended)

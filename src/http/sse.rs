@@ -8,6 +8,7 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderVal
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::LocalBoxFuture;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::conversation::turn::{Dialect, Form};
@@ -98,19 +99,50 @@ impl Writer {
 }
 
 /// Answers with a stream. The body ends right after the last event.
-pub fn respond(mut answer: HttpResponseBuilder, reader: Reader, writer: Writer) -> HttpResponse {
+pub fn respond(
+    mut answer: HttpResponseBuilder,
+    reader: Reader,
+    writer: Writer,
+    key: ReadWith,
+) -> HttpResponse {
     const NO_BUFFERING: (HeaderName, HeaderValue) =
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     answer
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header(NO_BUFFERING)
-        .streaming(Body { reader, writer, ended: false, last: Instant::now(), ping: Box::pin(sleep(PING)) })
+        .streaming(Body {
+            reader,
+            writer,
+            key: key.into(),
+            ended: false,
+            last: Instant::now(),
+            ping: Box::pin(sleep(PING)),
+        })
+}
+
+/// Whose key a stream is read with.
+pub enum ReadWith {
+    /// The turn's own: the turn ends with it.
+    Own,
+    /// Another one; resolves when that has ended.
+    Another(LocalBoxFuture<'static, ()>),
+}
+
+impl From<ReadWith> for Option<LocalBoxFuture<'static, ()>> {
+    fn from(key: ReadWith) -> Self {
+        match key {
+            ReadWith::Own => None,
+            ReadWith::Another(end) => Some(end),
+        }
+    }
 }
 
 struct Body {
     reader: Reader,
     writer: Writer,
+    /// Resolves when the reader's key has ended, unless the turn ends with it.
+    key: Option<LocalBoxFuture<'static, ()>>,
     ended: bool,
     last: Instant,
     ping: Pin<Box<Sleep>>,
@@ -140,6 +172,11 @@ impl Stream for Body {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let body = &mut *self;
+        if !body.ended && body.key.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready()) {
+            let data = body.writer.failed(Error::Unauthenticated("ended while it read".to_owned()));
+            body.writer.events.aside(data.as_bytes());
+            body.ended = true;
+        }
         if body.writer.events.out().is_empty() {
             body.fill(context);
         }

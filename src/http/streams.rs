@@ -4,11 +4,12 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::auth::caller::Caller;
+use crate::auth::keyring::Keyring;
 use crate::error::{Error, Invalid};
-use crate::http::access::Listener;
+use crate::http::access::{Listener, bearer};
 use crate::http::error::ApiError;
 use crate::http::query::Query;
-use crate::http::sse;
+use crate::http::sse::{self, ReadWith};
 use crate::id::CompletionId;
 use crate::session::Sessions;
 use crate::session::log::{EventId, Refused};
@@ -27,7 +28,7 @@ pub async fn resume(
     caller: Listener,
     id: web::Path<String>,
     query: Query,
-    sessions: web::Data<Sessions>,
+    (sessions, keyring): (web::Data<Sessions>, web::Data<Keyring>),
 ) -> Answer {
     let mut seen = last_event_id(&request, &query)?;
     let dialect = query.text("stream_format").map(chat::dialect).transpose()?;
@@ -41,7 +42,7 @@ pub async fn resume(
         Refused::Full => Error::Overloaded,
         Refused::Beyond => Invalid::value(LAST_EVENT_ID, "the stream has no such event").into(),
     })?;
-    let TurnInfo { completion, session, agent, mut form, .. } = found.info;
+    let TurnInfo { completion, session, agent, key, mut form, .. } = found.info;
     form.dialect = dialect.unwrap_or(form.dialect);
     let told = Told {
         completion: completion.to_string(),
@@ -56,7 +57,13 @@ pub async fn resume(
             answer.insert_header((HeaderName::from_static(name), value));
         }
     }
-    Ok(sse::respond(answer, reader, sse::Writer::new(told, form, seen)))
+    let key = if caller.key == key {
+        ReadWith::Own
+    } else {
+        let secret = bearer(request.headers()).to_owned();
+        ReadWith::Another(Box::pin(async move { keyring.end_of(&secret).await }))
+    };
+    Ok(sse::respond(answer, reader, sse::Writer::new(told, form, seen), key))
 }
 
 const NOT_FOUND: Error = Error::NotFound("the completion");

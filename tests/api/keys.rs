@@ -119,6 +119,26 @@ fn what_runs_ends_with_its_key() {
 }
 
 #[test]
+fn who_reads_along_is_told_when_his_key_ends_and_the_turn_goes_on() {
+    let app = App::start();
+    let gate = app.upstream.gate();
+    app.upstream.next(Reply::says(&["Hel", "lo"]).pause_after(1, &gate));
+    let mut stream = app.stream("Hello", json!({}));
+    let id = stream.headers.required("x-completion-id").to_owned();
+    let other = app.post(&app.account_key, "/v2/account/api-keys", &json!({"name": "reads"})).is(201).json();
+    let mut along =
+        app.call("GET", &format!("/v1/chat/completions/{id}/stream")).key(secret(&other)).open().ok();
+    while along.chunk()["choices"][0]["delta"]["content"] != "Hel" {}
+    let path = format!("/v2/account/api-keys/{}", other["id"].as_str().expect("an id"));
+    assert_eq!(app.delete(&app.account_key, &path).status, 204);
+    let last = along.rest().pop().expect("an end").json();
+    assert_eq!(last["error"]["code"], "invalid_api_key", "{last}");
+    gate.open();
+    assert!(stream.rest().iter().any(|event| event.is_done()));
+    app.finish();
+}
+
+#[test]
 fn a_change_of_a_key_holds_at_once() {
     let app = App::start();
     let made = app.new_key(&app.account_key, &app.agent_id, json!({}));
