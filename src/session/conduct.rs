@@ -122,8 +122,8 @@ pub async fn conduct(
         Stored::Nothing => {}
         // The store may have it or get it yet: the next turn asks the store.
         Stored::Unknown => return None,
-        Stored::Turn(messages) => {
-            conversation.updated_at = clock::now_ms();
+        Stored::Turn(messages, at) => {
+            conversation.updated_at = at;
             conversation.history.push_turn(messages.into_iter().map(Message::alone));
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{error::Elapsed, sleep, timeout, timeout_at};
 
 use crate::billing::money::Nanos;
+use crate::clock::{self, EpochMs};
 use crate::conversation::chunk::Completer;
 use crate::conversation::message::Message;
 use crate::conversation::reply::{Chunk, Reply};
@@ -146,7 +147,8 @@ enum End {
 /// What the store has of a turn that is over.
 pub enum Stored {
     Nothing,
-    Turn(Vec<Message>),
+    /// These messages, since then.
+    Turn(Vec<Message>, EpochMs),
     /// The commit is late.
     Unknown,
 }
@@ -248,12 +250,14 @@ pub async fn relay(
             duration_ms: millis(started.elapsed()),
         })),
     };
+    // Before anybody hears of the end: who does may be a while ahead already.
+    let now = clock::now_ms();
     events.write(last);
     crate::failpoint::hit("final frame handed over");
     if !committed {
         return Stored::Unknown;
     }
-    Stored::Turn(prompt.new.into_iter().chain([Message::stored(reply)]).collect())
+    Stored::Turn(prompt.new.into_iter().chain([Message::stored(reply)]).collect(), now)
 }
 
 /// Moves a value out; its box is gone then, and not kept by who goes on with the value.
