@@ -89,6 +89,8 @@ impl Server {
                 "bench",
             ])
             .args(["--provider-url", &format!("http://127.0.0.1:{}/v1", upstream.port)])
+            // As an operator has it who expects so many.
+            .args(["--max-turns", "20000", "--max-connections", "20000"])
             .arg("--data")
             .arg(dir.join("data"))
             .arg("--bootstrap-json")
