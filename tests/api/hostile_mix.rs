@@ -13,6 +13,9 @@ use serde_json::json;
 use crate::app::{App, Setup};
 use crate::hostile::{chat_head, check_memory, statuses};
 
+/// Hostile requests in a second in the soak: attackers and server share the machine, and unpaced ones would take its
+/// processors from both.
+const PACE: f64 = 500.0;
 /// Connections that attack at the same time.
 const ATTACKERS: usize = 4;
 /// Honest chats that are timed before the attack, at least.
@@ -118,7 +121,9 @@ fn a_mix_of_everything_hostile_harms_neither_the_server_nor_honest_clients() {
     let (_, owner) = app.account("1.00");
     let (agent, key) = app.agent_of(&owner, json!({}));
     let attacker = Attacker { agent, key };
-    let calm = p99((0..CALM).map(|_| honest(&app)).collect());
+    let calm = if soak { 10 * CALM } else { CALM };
+    let calm = p99((0..calm).map(|_| honest(&app)).collect());
+    let began = Instant::now();
     let (sent, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let waits = std::thread::scope(|scope| {
         let attackers: Vec<_> = (0..ATTACKERS)
@@ -126,7 +131,15 @@ fn a_mix_of_everything_hostile_harms_neither_the_server_nor_honest_clients() {
                 let mut chance = Chance(seed + number as u64 * 7_919 + 1);
                 let (app, attacker, sent) = (&app, &attacker, &sent);
                 scope.spawn(move || {
-                    while sent.fetch_add(1, Ordering::Relaxed) < wanted {
+                    loop {
+                        let number = sent.fetch_add(1, Ordering::Relaxed);
+                        if number >= wanted {
+                            break;
+                        }
+                        if soak {
+                            let due = Duration::from_secs_f64(number as f64 / PACE);
+                            std::thread::sleep(due.saturating_sub(began.elapsed()));
+                        }
                         for status in attack(app, attacker, &mut chance) {
                             assert!(status < 500 || status == 503, "a hostile request is answered {status}");
                         }
