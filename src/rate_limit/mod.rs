@@ -5,6 +5,7 @@
 
 mod actor;
 pub mod bucket;
+mod entries;
 pub mod limits;
 mod messages;
 pub mod table;

@@ -1,14 +1,14 @@
 //! The buckets of everybody, plain: each call is checked for its key and for its account, and nothing is taken unless
 //! both let it pass. Time is an argument.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use crate::auth::caller::Caller;
 use crate::error::{Error, Invalid, Limited, Refusal};
 use crate::rate_limit::Status;
 use crate::rate_limit::bucket::{Bucket, Level, Rate, Ticks};
+use crate::rate_limit::entries::{Entries, Entry, Map, Subject};
 use crate::rate_limit::limits::ResolvedLimits;
 
 /// The most entries; beyond it those go that have been idle for longest.
@@ -32,82 +32,6 @@ pub enum Class {
     Chat,
     /// Everything else.
     Management,
-}
-
-/// A key or an account: a keyed digest of its id, so that a million of them take little room. Two of them that meet,
-/// which happens once in 2^64 pairs, share their buckets.
-type Subject = u64;
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Entry {
-    chat: Bucket,
-    management: Bucket,
-    tokens: Bucket,
-    running: u32,
-}
-
-/// A subject is a digest already.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Not used: subjects are numbers.
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
-}
-
-type Map<T> = HashMap<Subject, T, BuildHasherDefault<AsItIs>>;
-
-/// Parts of [`Entries`].
-const PARTS: usize = 16;
-
-/// What is known of subjects, in parts that grow one after the other: to grow takes a part's time, and a part's room.
-#[derive(Clone, Default)]
-struct Entries {
-    parts: [Map<Entry>; PARTS],
-    len: usize,
-}
-
-impl Entries {
-    /// Maps go by the lowest and the highest bits.
-    fn part(subject: Subject) -> usize {
-        usize::try_from(subject >> 40).unwrap_or(0) % PARTS
-    }
-
-    fn get(&self, subject: Subject) -> Option<&Entry> {
-        self.parts[Self::part(subject)].get(&subject)
-    }
-
-    fn get_mut(&mut self, subject: Subject) -> Option<&mut Entry> {
-        self.parts[Self::part(subject)].get_mut(&subject)
-    }
-
-    fn put(&mut self, subject: Subject, entry: Entry) {
-        self.len += usize::from(self.parts[Self::part(subject)].insert(subject, entry).is_none());
-    }
-
-    fn values(&self) -> impl Iterator<Item = &Entry> {
-        self.parts.iter().flat_map(Map::values)
-    }
-
-    fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool) {
-        for part in &mut self.parts {
-            part.retain(|_, entry| keep(entry));
-            if part.capacity() > 4 * part.len().max(256) {
-                part.shrink_to(2 * part.len());
-            }
-        }
-        self.len = self.parts.iter().map(Map::len).sum();
-    }
 }
 
 /// Whether any limit bears on a call of this class.
@@ -144,19 +68,6 @@ fn request_rate(limits: &ResolvedLimits, class: Class) -> Option<Rate> {
         Class::Management => limits.management_per_minute,
     };
     per_minute.map(Rate::requests)
-}
-
-impl Entry {
-    fn requests(&mut self, class: Class) -> &mut Bucket {
-        match class {
-            Class::Chat => &mut self.chat,
-            Class::Management => &mut self.management,
-        }
-    }
-
-    fn latest(&self) -> Ticks {
-        self.chat.tat().max(self.management.tat()).max(self.tokens.tat())
-    }
 }
 
 impl Table {
