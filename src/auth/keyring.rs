@@ -59,15 +59,11 @@ impl Keyring {
     /// keys. A key that was good lately is looked at all the same.
     pub async fn find(&self, secret: &str, from: Option<IpAddr>) -> Result<Arc<Caller>, Error> {
         let Some(digest) = api_key::check(secret) else { return Err(self.failed(secret, from)) };
-        let caller = match self.known.get(&digest) {
-            Some(caller) => Some(caller),
-            None if self.seen.contains_key(&digest) => self.look_up(digest).await?,
-            None => {
-                let may = from.map_or(Ok(()), |from| self.attempts.check(from, self.clock.now()));
-                may.map_err(too_often)?;
-                self.look_up(digest).await?
-            }
-        };
+        if !self.known.contains_key(&digest) && !self.seen.contains_key(&digest) {
+            let may = from.map_or(Ok(()), |from| self.attempts.check(from, self.clock.now()));
+            may.map_err(too_often)?;
+        }
+        let caller = self.caller(digest).await?;
         let caller = caller.filter(|caller| !caller.expired(clock::now_ms()));
         if caller.is_none() {
             self.seen.invalidate(&digest);
@@ -80,10 +76,7 @@ impl Keyring {
         let Some(digest) = api_key::check(secret) else { return };
         loop {
             sleep(LOOKED_AT).await;
-            let caller = match self.known.get(&digest) {
-                Some(caller) => Ok(Some(caller)),
-                None => self.look_up(digest).await,
-            };
+            let caller = self.caller(digest).await;
             // What cannot be looked up now is looked up again.
             if caller.is_ok_and(|caller| caller.is_none_or(|caller| caller.expired(clock::now_ms()))) {
                 return;
@@ -94,6 +87,13 @@ impl Keyring {
     fn failed(&self, secret: &str, from: Option<IpAddr>) -> Error {
         let counted = from.map_or(Ok(()), |from| self.attempts.failed(from, self.clock.now()));
         counted.map_or_else(too_often, |()| Error::Unauthenticated(api_key::masked(secret)))
+    }
+
+    async fn caller(&self, digest: Digest) -> Result<Option<Arc<Caller>>, Error> {
+        match self.known.get(&digest) {
+            Some(caller) => Ok(Some(caller)),
+            None => self.look_up(digest).await,
+        }
     }
 
     async fn look_up(&self, digest: Digest) -> Result<Option<Arc<Caller>>, Error> {

@@ -106,6 +106,12 @@ fn path(conn: &mut SqliteConnection, place: Place, low: i64) -> QueryResult<Vec<
     Ok(path)
 }
 
+type Columns = (message::branch_id, message::seq, message::turn_seq, message::body, message::created_at);
+
+fn columns() -> Columns {
+    (message::branch_id, message::seq, message::turn_seq, message::body, message::created_at)
+}
+
 /// The messages after number `low` up to number `high`, in order. Stops early once it has `most_bytes`, but never
 /// before the first.
 pub fn lines(
@@ -125,13 +131,7 @@ pub fn lines(
             .filter(message::branch_id.eq(branch))
             .filter(message::seq.between(from, to))
             .order(message::seq)
-            .select((
-                message::branch_id,
-                message::seq,
-                message::turn_seq,
-                message::body,
-                message::created_at,
-            ));
+            .select(columns());
         for line in rows.load_iter::<Line, diesel::connection::DefaultLoadingMode>(conn)? {
             let line = line?;
             bytes += line.body.len();
@@ -158,13 +158,7 @@ pub fn newest(
             .filter(message::branch_id.eq(branch))
             .filter(message::seq.between(after.max(low) + 1, upto.min(high)))
             .order(message::seq.desc())
-            .select((
-                message::branch_id,
-                message::seq,
-                message::turn_seq,
-                message::body,
-                message::created_at,
-            ));
+            .select(columns());
         for line in rows.load_iter::<Line, diesel::connection::DefaultLoadingMode>(conn)? {
             let line = line?;
             bytes = bytes.saturating_add(line.body.len());
