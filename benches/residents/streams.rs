@@ -91,6 +91,11 @@ async fn kept(server: &Server, wanted: usize) -> anyhow::Result<u64> {
     Ok(list.iter().filter_map(|stream| stream["kept_bytes"].as_u64()).sum())
 }
 
+/// How often the memory of running streams is looked at: what it tells is the largest of these.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(3);
+/// After so long the allocator has given back what was let go: it waits for 10 s, in case it is needed again.
+const GIVEN_BACK: Duration = Duration::from_secs(12);
+
 /// Lets so many streams run at the same time, each of so many chunks.
 pub async fn measure(
     server: &Server,
@@ -127,7 +132,7 @@ pub async fn measure(
         if count == streams as u64 && now.rss > during.rss {
             (during, logs) = (now, kept(server, streams).await.unwrap_or(logs));
         }
-        sleep(Duration::from_secs(3)).await;
+        sleep(BETWEEN_LOOKS).await;
     }
     let mut failed = Vec::new();
     for task in all {
@@ -137,10 +142,10 @@ pub async fn measure(
     opening?;
     ensure!(during.rss > 0, "all streams were never seen running together");
     println!("{streams} streams of {chunks} chunks were whole; at once: {}", mib(during.rss));
-    sleep(Duration::from_secs(12)).await;
+    sleep(GIVEN_BACK).await;
     let after = server.memory()?;
     sleep(SHELF.max(idle)).await;
     server.until("switchboard_sessions_resident", 0, Duration::from_secs(60)).await?;
-    sleep(Duration::from_secs(12)).await;
+    sleep(GIVEN_BACK).await;
     Ok(Found { before, during, logs, after, given_back: server.memory()?, opened })
 }
