@@ -164,7 +164,7 @@ impl Bench {
     fn sent_again(&mut self, named: &str, said: &[String]) -> anyhow::Result<f64> {
         let mut said = said.to_vec();
         let row = session::find(&mut self.conn, ACCOUNT, AGENT, named)?.context("a session")?;
-        let whole = session::bodies(&mut self.conn, &row)?;
+        let whole = switchboard::store::message::bodies(&mut self.conn, &row)?;
         said.push(whole[said.len()].1.clone());
         said.push(user("more"));
         let opening = opening(&said)?;
@@ -195,7 +195,9 @@ impl Bench {
     fn woken(&mut self, named: &str) -> anyhow::Result<f64> {
         median(|_| {
             let row = session::find(&mut self.conn, ACCOUNT, AGENT, named)?.context("a session")?;
-            for (at, (_, body)) in session::bodies(&mut self.conn, &row)?.into_iter().enumerate() {
+            for (at, (_, body)) in
+                switchboard::store::message::bodies(&mut self.conn, &row)?.into_iter().enumerate()
+            {
                 let message = Message::parse(Raw::parse(body)?, at);
                 black_box(message.map_err(|cause| anyhow::anyhow!("{}", cause.message))?);
             }

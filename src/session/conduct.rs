@@ -168,10 +168,10 @@ async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result
     }
     let key = key.clone();
     let found = local.rooms.store.read(move |conn| {
-        use crate::store::{session, session_summary};
+        use crate::store::{message, session, session_summary};
         let found = session::find(conn, key.account.as_str(), key.agent.as_str(), key.name.as_str())?;
         Ok(match found {
-            Some(row) => Some((session::bodies(conn, &row)?, session_summary::find(conn, row.id)?, row)),
+            Some(row) => Some((message::bodies(conn, &row)?, session_summary::find(conn, row.id)?, row)),
             None => None,
         })
     });

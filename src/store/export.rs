@@ -2,7 +2,8 @@
 
 use diesel::prelude::*;
 
-use crate::store::session::{MessageRow, SessionRow, messages_after};
+use crate::store::message::{MessageRow, messages_after};
+use crate::store::session::SessionRow;
 use crate::store::session_list::next_after;
 
 /// The most messages that are read of a session at once, and the most sessions.

@@ -16,6 +16,7 @@ mod fixed;
 pub mod hold;
 mod key_budget;
 pub mod ledger_entry;
+pub mod message;
 pub mod price;
 pub mod request_key;
 pub mod schema;

@@ -1,16 +1,14 @@
-//! Queries on `session`. What was said in them is in [`branch`].
+//! Queries on `session`. What was said in them is in [`branch`], and read by [`message`](crate::store::message).
 
 use diesel::prelude::*;
 
-use crate::conversation::opening::{Opening, normal};
+use crate::conversation::opening::Opening;
 use crate::conversation::turn::Completeness;
 use crate::error::Error;
-use crate::json::Raw;
-use crate::store::branch::{self, Line, Place};
+use crate::store::branch::{self, Place};
 use crate::store::fixed::Value::{Int, MaybeText, Text};
 use crate::store::fixed::fixed;
-use crate::store::schema::{agent, hold, session, turn, usage_record};
-use crate::store::usage_record::charged_before;
+use crate::store::schema::{agent, hold, session, turn};
 use crate::store::writer::WriteError;
 use crate::store::{account, session_list, session_summary};
 
@@ -374,134 +372,4 @@ fn open(conn: &mut SqliteConnection, rowid: i64, opening: &Opening, now: i64) ->
     const OPEN: &str = "UPDATE session SET given = ?, given_at = ?, title = COALESCE(title, ?) WHERE id = ?";
     let values = [Int(given), Int(now), MaybeText(opening.title.as_deref()), Int(rowid)];
     fixed(OPEN, values).execute(conn).map(drop)
-}
-
-/// A message, as stored, with what its turn came to (for the last one of a turn).
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the columns are described in the migration")]
-pub struct MessageRow {
-    pub seq: i64,
-    pub turn_seq: i64,
-    pub body: String,
-    pub created_at: i64,
-    pub answer: Option<AnswerRow>,
-}
-
-/// What an answer came to.
-#[derive(Clone, Debug, Queryable)]
-#[expect(missing_docs, reason = "the columns are described in the migration")]
-pub struct AnswerRow {
-    pub seq: i64,
-    pub completion_id: String,
-    pub status: String,
-    pub metadata: Option<String>,
-    pub prompt: Option<i64>,
-    pub cached: Option<i64>,
-    pub output: Option<i64>,
-    pub charged: Option<i64>,
-    pub request_id: Option<String>,
-    pub step: Option<i32>,
-}
-
-/// Bodies of all messages in order, each with a number that is the same for those of one turn: what a session's
-/// actor starts from.
-pub fn bodies(conn: &mut SqliteConnection, row: &SessionRow) -> QueryResult<Vec<(i64, String)>> {
-    let lines = branch::lines(conn, row.place(), (0, row.head), usize::MAX)?;
-    // What was given came with the first turn, whoever said it before.
-    let first = lines.iter().find(|line| line.seq > row.given).map_or(row.given, |line| line.turn_seq);
-    let one = |line: Line| {
-        let turn = if line.seq <= row.given { first } else { line.turn_seq };
-        (turn, shown(row, line.seq, line.body))
-    };
-    Ok(lines.into_iter().map(one).collect())
-}
-
-/// The newest messages before `before`, oldest first, and whether older ones of the `limit` are left out because they
-/// would have more than `most_bytes` together. One is there in any case.
-pub fn messages(
-    conn: &mut SqliteConnection,
-    row: &SessionRow,
-    before: i64,
-    limit: i64,
-    most_bytes: usize,
-) -> QueryResult<(Vec<MessageRow>, bool)> {
-    let high = row.head.min(before.saturating_sub(1));
-    let range = (high.saturating_sub(limit).max(0), high);
-    let (lines, cut) = branch::newest(conn, row.place(), range, most_bytes)?;
-    Ok((with_answers(conn, row, lines)?, cut))
-}
-
-/// The messages after number `after`, oldest first, at most `limit` of them, and not many more than `most_bytes`.
-pub fn messages_after(
-    conn: &mut SqliteConnection,
-    row: &SessionRow,
-    after: i64,
-    limit: i64,
-    most_bytes: usize,
-) -> QueryResult<Vec<MessageRow>> {
-    let range = (after, row.head.min(after.saturating_add(limit)));
-    let lines = branch::lines(conn, row.place(), range, most_bytes)?;
-    with_answers(conn, row, lines)
-}
-
-fn with_answers(
-    conn: &mut SqliteConnection,
-    row: &SessionRow,
-    lines: Vec<Line>,
-) -> QueryResult<Vec<MessageRow>> {
-    let mut answers = Vec::new();
-    for run in lines.chunk_by(|one, next| one.branch == next.branch) {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        answers.extend(answers_of(conn, first.branch, first.seq.max(row.given + 1), last.seq)?);
-    }
-    let one = |line: Line| {
-        let own = answers.iter().position(|answer: &AnswerRow| answer.seq == line.seq);
-        MessageRow {
-            seq: line.seq,
-            turn_seq: line.turn_seq,
-            created_at: if line.seq <= row.given { row.given_at } else { line.created_at },
-            body: shown(row, line.seq, line.body),
-            answer: own.map(|at| answers.swap_remove(at)),
-        }
-    };
-    Ok(lines.into_iter().map(one).collect())
-}
-
-fn answers_of(
-    conn: &mut SqliteConnection,
-    of_branch: i64,
-    first: i64,
-    last: i64,
-) -> QueryResult<Vec<AnswerRow>> {
-    let mut answers: Vec<AnswerRow> = turn::table
-        .left_join(usage_record::table.on(usage_record::hold_id.eq(turn::hold_id)))
-        .left_join(hold::table.on(hold::id.eq(turn::hold_id)))
-        .filter(turn::branch_id.eq(of_branch))
-        .filter(turn::seq.between(first, last))
-        .select((
-            turn::seq,
-            turn::completion_id,
-            turn::status,
-            turn::metadata,
-            usage_record::prompt.nullable(),
-            usage_record::cached.nullable(),
-            usage_record::output.nullable(),
-            usage_record::charged.nullable(),
-            hold::request_id.nullable(),
-            hold::step.nullable(),
-        ))
-        .load(conn)?;
-    for answer in &mut answers {
-        if let (Some(charged), Some(request), Some(step)) =
-            (&mut answer.charged, &answer.request_id, answer.step)
-        {
-            *charged += charged_before(conn, request, step)?;
-        }
-    }
-    Ok(answers)
-}
-
-/// A message as this session has it: what was given may have been stored by another one, in its words.
-fn shown(row: &SessionRow, seq: i64, body: String) -> String {
-    if seq > row.given { body } else { normal(&Raw::trusted(body)).text().into_owned() }
 }

@@ -262,10 +262,13 @@ impl World {
             let row = self.row(key);
             let expected = &self.sessions[key].messages;
             let (whole, _) =
-                session::messages(&mut self.conn, &row, i64::MAX, i64::MAX, usize::MAX).expect("a read");
+                switchboard::store::message::messages(&mut self.conn, &row, i64::MAX, i64::MAX, usize::MAX)
+                    .expect("a read");
             let bodies: Vec<&String> = whole.iter().map(|message| &message.body).collect();
             assert_eq!(bodies, expected.iter().collect::<Vec<_>>(), "in {key:?}");
-            let (page, _) = session::messages(&mut self.conn, &row, row.head, 2, usize::MAX).expect("a read");
+            let (page, _) =
+                switchboard::store::message::messages(&mut self.conn, &row, row.head, 2, usize::MAX)
+                    .expect("a read");
             let from = expected.len().saturating_sub(3);
             let page: Vec<&String> = page.iter().map(|message| &message.body).collect();
             assert_eq!(

@@ -317,7 +317,7 @@ pub async fn messages(
     let rowid = row.id;
     let read = move |conn: &mut _| {
         let summary = store::session_summary::find(conn, rowid)?;
-        Ok((store::session::messages(conn, &row, before, limit + 1, ANSWER_BYTES)?, summary))
+        Ok((store::message::messages(conn, &row, before, limit + 1, ANSWER_BYTES)?, summary))
     };
     let ((mut rows, cut), summary) = store.read(read).await?;
     let beyond = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
@@ -352,7 +352,7 @@ pub async fn list_chats(reader: SessionReader, query: Query, store: web::Data<St
             for row in &rows {
                 let (mut messages, mut cut) = match left {
                     0 => (Vec::new(), row.head > 0),
-                    _ => store::session::messages(conn, row, i64::MAX, CHAT_MESSAGES_LISTED, left)?,
+                    _ => store::message::messages(conn, row, i64::MAX, CHAT_MESSAGES_LISTED, left)?,
                 };
                 let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
                 if bytes > left && !chats.is_empty() {
@@ -384,7 +384,7 @@ pub async fn show_chat(
     let row = find(&reader, &id, &query, &store).await?;
     let read = row.clone();
     let read =
-        move |conn: &mut _| store::session::messages(conn, &read, i64::MAX, CHAT_MESSAGES, ANSWER_BYTES);
+        move |conn: &mut _| store::message::messages(conn, &read, i64::MAX, CHAT_MESSAGES, ANSWER_BYTES);
     let (messages, cut) = store.read(read).await?;
     let chat = Chat::new(&row, &messages, cut).map_err(|cause| damaged(row.id, &cause))?;
     Ok(HttpResponse::Ok().json(chat))

@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::clock::rfc3339;
-use crate::store::session::{MessageRow, SessionRow};
+use crate::store::message::MessageRow;
+use crate::store::session::SessionRow;
 use crate::store::session_summary::SummaryRow;
 use crate::wire::native::objects::Session;
 use crate::wire::native::values::{Time, Usd};
