@@ -31,12 +31,12 @@ impl Admission {
     }
 
     /// How many keys and accounts the limiter remembers.
-    pub async fn limiter_entries(&self) -> usize {
-        self.limits.entries().await
+    pub fn limiter_entries(&self) -> usize {
+        self.limits.entries()
     }
 
     /// Lets a call in, and tells what the rate headers say either way.
-    pub async fn admit(&self, caller: &Arc<Caller>, class: Class) -> (Result<Permit, Error>, Status) {
+    pub fn admit(&self, caller: &Arc<Caller>, class: Class) -> (Result<Permit, Error>, Status) {
         if self.draining() {
             return (Err(Error::Draining), Status::default());
         }
@@ -45,6 +45,6 @@ impl Admission {
         {
             return (Err(suspended), Status::default());
         }
-        self.limits.admit(caller, class).await
+        self.limits.admit(caller, class)
     }
 }

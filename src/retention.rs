@@ -72,7 +72,7 @@ async fn sweep_account(
             gone += deleted;
             for (agent, name) in keys {
                 let key = SessionKey { account: account.into(), agent: agent.into(), name: name.into() };
-                sessions.reload(key).await;
+                sessions.reload(&key);
             }
         }
         // They come in the order in which they were made: behind these there are none that old.

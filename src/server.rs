@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Arbiter, ArbiterHandle};
+use actix::Arbiter;
 use actix_cors::Cors;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, NormalizePath, from_fn};
@@ -66,7 +66,7 @@ struct Server {
     writer_thread: std::thread::JoinHandle<()>,
     /// Each resolves when a shared actor or the writer is gone.
     vital: Vec<oneshot::Receiver<()>>,
-    _arbiters: Vec<Arbiter>,
+    _arbiters: [Arbiter; 3],
     _lock: File,
 }
 
@@ -149,13 +149,11 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let (writer, writer_thread) = Writer::start(conn, gone()).context("starting the writer")?;
     writer.watch_epoch(epoch);
     let store = Store::new(connection::open_readers(&file)?, writer);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let arbiters: Vec<Arbiter> = (0..cores + 3).map(|_| Arbiter::new()).collect();
-    let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
-    let billing = Billing::start(&handles[0], store.clone(), prices, epoch, gone());
-    let limits = RateLimits::start(&handles[1], config.max_turns, gone());
+    let (money, upkeep, outside) = (Arbiter::new(), Arbiter::new(), Arbiter::new());
+    let billing = Billing::start(&money.handle(), store.clone(), prices, epoch, gone());
+    let limits = RateLimits::start(&upkeep.handle(), config.max_turns, gone());
     let secrets = (config.data.as_path(), webhooks_in_use);
-    let webhooks = Webhooks::start(&handles[2], store.clone(), secrets, config.webhooks, gone())?;
+    let webhooks = Webhooks::start(&outside.handle(), store.clone(), secrets, config.webhooks, gone())?;
     let routes = Routes::new(config.providers.clone(), config.policy);
     let credentials = Credentials::load(store.clone(), config.vault.clone()).await?;
     let bodies = Budget::new(config.intake.body_memory);
@@ -169,7 +167,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         bodies: bodies.clone(),
         kept: Budget::new(MAX_KEPT),
     };
-    let sessions = Sessions::start(&handles[3..], &rooms, config.session_idle, gone);
+    let sessions = Sessions::start(&upkeep.handle(), rooms, config.session_idle, gone());
     Ok(Server {
         keyring: Keyring::new(store.clone(), config.default_limits, config.failed_logins),
         agents: Agents::new(store.clone()),
@@ -184,7 +182,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         epoch,
         writer_thread,
         vital,
-        _arbiters: arbiters,
+        _arbiters: [money, upkeep, outside],
         _lock: lock,
     })
 }
@@ -229,6 +227,7 @@ fn listen(
         certificate: certificate.cloned(),
     };
     let app = move || {
+        sessions.prepare();
         App::new()
             .app_data(settings.clone())
             .app_data(store.clone())
@@ -331,7 +330,7 @@ async fn shut_down(server: Server, handle: &ServerHandle, grace: Duration) -> an
     server.admission.drain();
     let turns = server.sessions.turns();
     turns.close();
-    server.sessions.refuse_waiting().await;
+    server.sessions.refuse_waiting();
     if timeout(grace, turns.all_ended()).await.is_err() {
         tracing::warn!(running = turns.list().len(), "the time is over; running answers are ended");
         turns.stop_where(Stop::Draining, |_| true);

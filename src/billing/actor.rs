@@ -1,18 +1,18 @@
-//! The actor that orders how money moves: it hands each order to the writer and answers after the commit.
+//! The actor that sees to holds which nobody waits for, and to those that could not be closed at once.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::billing::Hold;
-use crate::billing::messages::{Abandon, Checkpoint, Flush, Release, Reserve, Settle};
+use crate::billing::messages::{Abandon, Flush, Release, Settle};
 use crate::clock;
 use crate::error::Error;
 use crate::metrics;
 use crate::store::Store;
-use crate::store::hold::{self, Closed};
+use crate::store::hold::{self, Closed, Settlement};
 use crate::store::writer::Lane;
 
 /// Messages that may wait.
@@ -37,35 +37,11 @@ impl Actor for Ledger {
     type Context = Context<Self>;
 }
 
-impl Handler<Reserve> for Ledger {
-    type Result = ResponseFuture<Result<Hold, Error>>;
-
-    fn handle(&mut self, Reserve(new): Reserve, ctx: &mut Self::Context) -> Self::Result {
-        let (id, prompt_max, ledger) = (new.id.clone(), new.prompt_max, ctx.address());
-        let account = new.account.clone();
-        let work = move |conn: &mut _| hold::reserve_or_tell(conn, &new);
-        let queued = self.store.writer().submit_for(Lane::Open, &account, work);
-        // The answer is a guard: one that nobody takes gives the money back.
-        Box::pin(async move {
-            let granted = committed(queued?).await??;
-            Ok(Hold::new(id, granted, prompt_max, ledger))
-        })
-    }
-}
-
 impl Handler<Settle> for Ledger {
     type Result = ResponseFuture<Result<Closed, Error>>;
 
     fn handle(&mut self, Settle { hold, settlement }: Settle, _: &mut Self::Context) -> Self::Result {
-        let store = self.store.clone();
-        let closed = until_closed(move || {
-            let (hold, settlement) = (hold.clone(), settlement.clone());
-            let queued = store.writer().submit(Lane::Close, move |conn| {
-                hold::settle(conn, &hold, &settlement, None, clock::now_ms())
-            });
-            async move { committed(queued?).await }
-        });
-        Box::pin(async move { closed.await.inspect(metrics::charged) })
+        Box::pin(settle(self.store.clone(), hold, settlement))
     }
 }
 
@@ -74,19 +50,6 @@ impl Handler<Release> for Ledger {
 
     fn handle(&mut self, Release { hold, reason }: Release, _: &mut Self::Context) -> Self::Result {
         Box::pin(release(self.store.clone(), hold, reason))
-    }
-}
-
-impl Handler<Checkpoint> for Ledger {
-    type Result = ();
-
-    fn handle(&mut self, order: Checkpoint, _: &mut Self::Context) {
-        let Checkpoint { hold, marks, served, said, expires } = order;
-        let queued = self.store.writer().submit(Lane::Mark, move |conn| {
-            Ok(hold::checkpoint(conn, &hold, (marks, served.as_ref()), said.as_deref(), expires)?)
-        });
-        // Nobody waits for it; the next one says the same and more.
-        drop(queued);
     }
 }
 
@@ -99,15 +62,40 @@ impl Handler<Flush> for Ledger {
 impl Handler<Abandon> for Ledger {
     type Result = ();
 
-    fn handle(&mut self, Abandon { hold, settlement }: Abandon, ctx: &mut Self::Context) {
-        let Some(settlement) = settlement else {
-            let released = release(self.store.clone(), hold, "abandoned");
-            actix::spawn(async move { drop(released.await) });
-            return;
-        };
-        let closed = self.handle(Settle { hold, settlement }, ctx);
-        actix::spawn(async move { drop(closed.await) });
+    fn handle(&mut self, Abandon { hold, settlement, opening }: Abandon, _: &mut Self::Context) {
+        let store = self.store.clone();
+        actix::spawn(async move {
+            // What was never granted has nothing to close.
+            let granted = match opening {
+                Some(mut opening) => opening.opened().await.is_ok(),
+                None => true,
+            };
+            let closed = match settlement {
+                _ if !granted => Ok(()),
+                None => release(store, hold, "abandoned").await,
+                Some(settlement) => settle(store, hold, settlement).await.map(drop),
+            };
+            if let Err(error) = closed {
+                tracing::error!(%error, "an abandoned hold could not be closed; the next start does it");
+            }
+        });
     }
+}
+
+/// Charges a hold; the first try is queued at once.
+fn settle(
+    store: Store,
+    hold: String,
+    settlement: Arc<Settlement>,
+) -> impl Future<Output = Result<Closed, Error>> {
+    let closed = until_closed(move || {
+        let (hold, settlement) = (hold.clone(), settlement.clone());
+        let queued = store
+            .writer()
+            .submit(Lane::Close, move |conn| hold::settle(conn, &hold, &settlement, None, clock::now_ms()));
+        async move { committed(queued?).await }
+    });
+    async move { closed.await.inspect(metrics::charged) }
 }
 
 fn release(store: Store, hold: String, reason: &'static str) -> impl Future<Output = Result<(), Error>> {
@@ -120,7 +108,10 @@ fn release(store: Store, hold: String, reason: &'static str) -> impl Future<Outp
     })
 }
 
-async fn committed<T>(queued: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+/// What a piece of the writer's work came to, after its commit.
+pub async fn committed<T>(
+    queued: impl Future<Output = Result<Result<T, Error>, oneshot::error::RecvError>>,
+) -> Result<T, Error> {
     queued.await.map_err(|_| Error::StoreUnavailable("the writer is gone".to_owned()))?
 }
 

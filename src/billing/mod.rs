@@ -1,35 +1,45 @@
 //! Reserving, settling and releasing money.
 //!
-//! Owns: the order in which money moves. Touches: the writer's queue, and no other actor.
+//! Owns: the order in which money moves, which is that of the writer's queue. Who clearly can pay is promised the money at
+//! once, so that the provider is called while the writer makes it durable; everybody else waits for the writer. The
+//! actor drives what nobody waits for. Touches: the writer's queue, and no other actor.
 //! Mailbox: [`actor::MAILBOX`]. If it dies: the server exits; recovery closes the open holds.
 
 mod actor;
+mod balances;
 pub mod catalogue;
+mod hold;
 mod messages;
 pub mod money;
 pub mod price;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::clock;
-use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
+use crate::metrics;
 use crate::store::Store;
-use crate::store::hold::{Closed, Granted, NewHold, Served, Settlement};
+use crate::store::hold::{Granted, NewHold, dearest};
+use crate::store::writer::Writer;
 use actor::Ledger;
-use messages::{Abandon, Checkpoint, Flush, Release, Reserve, Settle};
+use balances::Balances;
+pub use hold::Hold;
+use hold::{Ends, Opening};
+use messages::Flush;
+use money::Nanos;
 use price::PriceBook;
 
 /// The longest that a call can last, plus the time to settle it: after that nobody works on a hold.
 pub const HOLD_LIFE_MS: i64 = 660_000;
 
-/// The handle to the ledger. Cheap to clone; all clones share one slot of its mailbox.
+/// The handle to the ledger. Cheap to clone.
 #[derive(Clone)]
 pub struct Billing {
-    ledger: Arc<Addr<Ledger>>,
+    ledger: Addr<Ledger>,
+    writer: Writer,
+    balances: Arc<Mutex<Balances>>,
     prices: PriceBook,
     epoch: i64,
 }
@@ -43,12 +53,13 @@ impl Billing {
         epoch: i64,
         gone: oneshot::Sender<()>,
     ) -> Self {
+        let writer = store.writer().clone();
         let ledger = Ledger::new(store, gone);
         let ledger = Actor::start_in_arbiter(arbiter, |ctx| {
             ctx.set_mailbox_capacity(actor::MAILBOX);
             ledger
         });
-        Self { ledger: Arc::new(ledger), prices, epoch }
+        Self { ledger, writer, balances: Arc::default(), prices, epoch }
     }
 
     /// The price list.
@@ -68,105 +79,73 @@ impl Billing {
         }
     }
 
-    /// Sets aside the most that a provider call may cost. Answered after the commit.
+    /// Sets aside the most that a provider call may cost. Where that is not durable yet, the account is known to have
+    /// it, and [`Hold::durable`] has to be waited for before the client gets anything.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::BudgetExceeded`], [`Error::AccountSuspended`], or that the
     /// ledger cannot be written now.
-    pub async fn reserve(&self, new: NewHold) -> Result<Hold, Error> {
-        self.ledger.send(Reserve(new)).await.map_err(|gone| Error::Internal(format!("the ledger: {gone}")))?
-    }
-}
-
-/// Money set aside for one provider call. Closes itself when dropped: at its marks, if anything was received.
-pub struct Hold {
-    id: String,
-    granted: Granted,
-    prompt_max: u64,
-    marks: Usage,
-    served: Option<Served>,
-    ledger: Option<Addr<Ledger>>,
-}
-
-impl Hold {
-    fn new(id: String, granted: Granted, prompt_max: u64, ledger: Addr<Ledger>) -> Self {
-        Self { id, granted, prompt_max, marks: Usage::default(), served: None, ledger: Some(ledger) }
-    }
-
-    /// The hold's id.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// What is held, and the answer's length that it covers.
-    pub fn granted(&self) -> Granted {
-        self.granted
-    }
-
-    /// The most tokens of prompt that it covers.
-    pub fn prompt_max(&self) -> u64 {
-        self.prompt_max
-    }
-
-    /// Notes who is asked now. Whoever is asked last before something comes is who serves the call.
-    pub fn serve(&mut self, served: Served) {
-        self.served = Some(served);
-    }
-
-    /// Who serves the call.
-    pub fn served(&self) -> Option<&Served> {
-        self.served.as_ref()
-    }
-
-    /// Notes what was received so far: a floor, never an upper bound. Kept here; see [`Hold::checkpoint`].
-    pub fn mark(&mut self, marks: Usage) {
-        self.marks = marks;
-    }
-
-    /// Writes the marks down, and what the client `said`, so that a crash does not lose them.
-    pub fn checkpoint(&self, said: Option<String>) {
-        if let Some(ledger) = &self.ledger {
-            let expires = clock::now_ms() + HOLD_LIFE_MS;
-            // Bounded by the open holds: one each two seconds.
-            let (hold, marks, served) = (self.id.clone(), self.marks, self.served.clone());
-            ledger.do_send(Checkpoint { hold, marks, served, said, expires });
+    pub async fn reserve(&self, mut new: NewHold) -> Result<Hold, Error> {
+        let id = (new.id.clone(), new.prompt_max);
+        let account = Account { name: new.account.as_str().into(), balances: self.balances.clone() };
+        let (amount, _) = dearest(&new, new.wanted_output)?;
+        let (sent, enough) = account.send(amount);
+        // What needs more than the account's money is the writer's to decide.
+        let plain = new.budget.is_none() && new.idempotency.is_none();
+        let granted =
+            (enough && plain).then_some(Granted { amount, max_output: new.wanted_output, left: Nanos::ZERO });
+        if let Some(granted) = &granted {
+            // The writer grants just that, or nothing.
+            new.least_output = granted.max_output;
         }
-    }
-
-    /// Charges what was used. Answered after the commit; tried again until the ledger can be written.
-    ///
-    /// # Errors
-    /// When the ledger is gone for good; recovery will charge the last checkpoint.
-    pub async fn settle(mut self, settlement: Settlement) -> Result<Closed, Error> {
-        let Some(ledger) = self.ledger.take() else { return Err(Error::Draining) };
-        let order = Settle { hold: self.id.clone(), settlement };
-        ledger.send(order).await.map_err(|gone| Error::Internal(format!("the ledger: {gone}")))?
-    }
-
-    /// Gives everything back, since nothing was received. Answered after the commit.
-    ///
-    /// # Errors
-    /// When the ledger is gone for good; recovery will release the hold.
-    pub async fn release(mut self, reason: &'static str) -> Result<(), Error> {
-        let Some(ledger) = self.ledger.take() else { return Ok(()) };
-        let order = Release { hold: self.id.clone(), reason };
-        ledger.send(order).await.map_err(|gone| Error::Internal(format!("the ledger: {gone}")))?
+        let opening = Opening::queue(&self.writer, sent, new)?;
+        let ends = Ends { account, writer: self.writer.clone(), ledger: self.ledger.clone() };
+        let mut hold = Hold::new(id, granted, opening, ends);
+        if granted.is_none() {
+            hold.durable().await?;
+        }
+        Ok(hold)
     }
 }
 
-impl Drop for Hold {
+/// An account, as far as what it can spend is known here.
+#[derive(Clone)]
+struct Account {
+    name: Arc<str>,
+    balances: Arc<Mutex<Balances>>,
+}
+
+impl Account {
+    fn lock(&self) -> MutexGuard<'_, Balances> {
+        self.balances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts `amount` as on its way to the writer; whether the account clearly has it.
+    fn send(&self, amount: Nanos) -> (Sent, bool) {
+        let enough = self.lock().send(&self.name, amount);
+        (Sent { account: self.clone(), amount }, enough)
+    }
+
+    fn told(&self, available: Nanos) {
+        self.lock().told(&self.name, available);
+    }
+
+    /// The writer did not grant what was decided here.
+    fn disagreed(&self, error: &Error) {
+        self.lock().forget(&self.name);
+        metrics::disagreed();
+        tracing::error!(account = &*self.name, %error, "a promised reservation was not granted; its call was for nothing");
+    }
+}
+
+/// Money that a reservation may take, until the writer has decided.
+struct Sent {
+    account: Account,
+    amount: Nanos,
+}
+
+impl Drop for Sent {
     fn drop(&mut self) {
-        if let Some(ledger) = self.ledger.take() {
-            let settlement = (self.marks.total() > 0).then_some(Settlement {
-                usage: self.marks,
-                source: UsageSource::Recovered,
-                served: self.served.take(),
-                turn: None,
-                summary: None,
-                answer: None,
-            });
-            // Bounded by the open holds: each says this once.
-            ledger.do_send(Abandon { hold: self.id.clone(), settlement });
-        }
+        self.account.lock().arrived(&self.account.name, self.amount);
     }
 }

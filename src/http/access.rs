@@ -72,7 +72,7 @@ async fn enter(request: &HttpRequest, caller: &Arc<Caller>, class: Class) -> Res
     let Some(admission) = request.app_data::<web::Data<Admission>>() else {
         return Err(Error::Internal("no admission".to_owned()));
     };
-    let (permit, status) = admission.admit(caller, class).await;
+    let (permit, status) = admission.admit(caller, class);
     request.extensions_mut().insert(status);
     permit
 }

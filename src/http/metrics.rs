@@ -27,7 +27,7 @@ pub async fn show(
         plain_turns,
         // The rest is wanted the more while the database cannot be read.
         holds: store.read(store::hold::open).await.ok(),
-        limiter_entries: admission.limiter_entries().await,
+        limiter_entries: admission.limiter_entries(),
         body_memory: settings.bodies.used(),
         writer: store.writer().counts(),
         uptime: settings.started.elapsed(),

@@ -45,6 +45,7 @@ struct Metrics {
     tokens: IntCounterVec,
     charged: IntCounter,
     written_off: IntCounter,
+    disagreements: IntCounter,
     sessions: IntGauge,
     waiting: IntGauge,
 }
@@ -96,6 +97,10 @@ impl Metrics {
                 &["gen_ai_request_model", "gen_ai_token_type"],
             )?,
             charged: IntCounter::new("switchboard_charged_nanousd_total", "What was charged, in 10^-9 USD.")?,
+            disagreements: IntCounter::new(
+                "switchboard_ledger_disagreements_total",
+                "Reservations that were promised from memory and not granted by the database.",
+            )?,
             written_off: IntCounter::new(
                 "switchboard_written_off_nanousd_total",
                 "What was used and could not be charged, in 10^-9 USD.",
@@ -120,6 +125,7 @@ impl Metrics {
         self.registry.register(Box::new(self.tokens.clone()))?;
         self.registry.register(Box::new(self.charged.clone()))?;
         self.registry.register(Box::new(self.written_off.clone()))?;
+        self.registry.register(Box::new(self.disagreements.clone()))?;
         self.registry.register(Box::new(self.sessions.clone()))?;
         self.registry.register(Box::new(self.waiting.clone()))
     }
@@ -164,6 +170,11 @@ pub fn charged(closed: &Closed) {
     }
     METRICS.charged.inc_by(u64::try_from(closed.charged.0).unwrap_or(0));
     METRICS.written_off.inc_by(u64::try_from(closed.written_off.0).unwrap_or(0));
+}
+
+/// A reservation was promised and not granted.
+pub fn disagreed() {
+    METRICS.disagreements.inc();
 }
 
 /// A turn is over that a provider began to answer.

@@ -1,26 +1,27 @@
 //! Who may come in how often, and how many at once.
 //!
 //! Owns: buckets and running turns, by key and by account. Touches: the clock, and no other actor.
-//! Mailbox: [`actor::MAILBOX`]. If it dies: the server drains and exits.
+//! A decision takes well under a microsecond, less than a message to another thread would, so whoever asks makes it in
+//! place, behind a mutex; the actor sweeps. If it dies: the server drains and exits.
 
 mod actor;
 pub mod bucket;
 mod entries;
 pub mod limits;
-mod messages;
 pub mod table;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::auth::caller::Caller;
+use crate::clock::Ticks;
 use crate::error::Error;
 use actor::RateLimiter;
 use bucket::Level;
-use messages::{Admit, Count, DebitTokens, GiveBack, Leave};
 pub use table::Class;
+use table::Table;
 
 /// How full the tighter of key and account is; what the rate headers tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,30 +32,45 @@ pub struct Status {
     pub tokens: Option<Level>,
 }
 
-/// The handle to the limiter. Cheap to clone; all clones share one slot of its mailbox.
+/// Everybody's buckets and places, and the clock that they go by.
+struct Tracked {
+    table: Table,
+    clock: Ticks,
+}
+
+impl Tracked {
+    fn sweep(&mut self) {
+        self.table.sweep(self.clock.now());
+    }
+}
+
+/// The handle to the limiter. Cheap to clone.
 #[derive(Clone)]
-pub struct RateLimits(Arc<Addr<RateLimiter>>);
+pub struct RateLimits(Arc<Mutex<Tracked>>);
 
 impl RateLimits {
     /// Starts the limiter of a server that runs `places` turns at once on `arbiter`. `gone` is dropped when it ends.
     pub fn start(arbiter: &ArbiterHandle, places: u64, gone: oneshot::Sender<()>) -> Self {
-        let limiter = RateLimiter::new(places, gone);
-        Self(Arc::new(Actor::start_in_arbiter(arbiter, |ctx| {
-            ctx.set_mailbox_capacity(actor::MAILBOX);
-            limiter
-        })))
+        let tracked = Arc::new(Mutex::new(Tracked { table: Table::new(places), clock: Ticks::start() }));
+        let limiter = RateLimiter::new(Arc::downgrade(&tracked), gone);
+        Actor::start_in_arbiter(arbiter, |_| limiter);
+        Self(tracked)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tracked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many keys and accounts are remembered.
-    pub async fn entries(&self) -> usize {
-        self.0.send(Count).await.unwrap_or(0)
+    pub fn entries(&self) -> usize {
+        self.lock().table.len()
     }
 
     /// Lets one call in, or refuses it.
     ///
     /// # Errors
     /// [`Error::RateLimited`], together with what the headers tell.
-    pub async fn admit(&self, caller: &Arc<Caller>, class: Class) -> (Result<Permit, Error>, Status) {
+    pub fn admit(&self, caller: &Arc<Caller>, class: Class) -> (Result<Permit, Error>, Status) {
         let permit = |counted| Permit {
             caller: caller.clone(),
             limits: self.clone(),
@@ -65,11 +81,11 @@ impl RateLimits {
         if !table::limited(caller, class) {
             return (Ok(permit(false)), Status::default());
         }
-        match self.0.send(Admit { caller: caller.clone(), class }).await {
-            Ok((Ok(()), status)) => (Ok(permit(true)), status),
-            Ok((Err(refusal), status)) => (Err(Error::RateLimited(refusal)), status),
-            Err(gone) => (Err(Error::Internal(format!("the rate limiter: {gone}"))), Status::default()),
-        }
+        let tracked = &mut *self.lock();
+        let now = tracked.clock.now();
+        let admitted = tracked.table.admit(caller, class, now);
+        let status = tracked.table.status(caller, class, now);
+        (admitted.map(|()| permit(true)).map_err(Error::RateLimited), status)
     }
 }
 
@@ -92,23 +108,23 @@ impl Permit {
     ///
     /// # Errors
     /// [`Error::RateLimited`] when they do not fit now, [`Error::Invalid`] when they never would.
-    pub async fn debit(&self, tokens: u64) -> Result<TokenDebit, Error> {
+    pub fn debit(&self, tokens: u64) -> Result<TokenDebit, Error> {
         let debit =
             |status| TokenDebit { caller: self.caller.clone(), limits: self.limits.clone(), tokens, status };
         if !table::tokens_limited(&self.caller) {
             return Ok(debit(Status::default()));
         }
-        let answer = self.limits.0.send(DebitTokens { caller: self.caller.clone(), tokens }).await;
-        let status = answer.map_err(|gone| Error::Internal(format!("the rate limiter: {gone}")))??;
-        Ok(debit(status))
+        let tracked = &mut *self.limits.lock();
+        let now = tracked.clock.now();
+        tracked.table.debit(&self.caller, tokens, now).map(debit)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.counted && self.class == Class::Chat {
-            // Bounded by the permits that were given.
-            self.limits.0.do_send(Leave { caller: self.caller.clone(), given_up: self.given_up });
+            let tracked = &mut *self.limits.lock();
+            tracked.table.leave(&self.caller, self.given_up, tracked.clock.now());
         }
     }
 }
@@ -127,8 +143,8 @@ impl TokenDebit {
     pub fn used(self, tokens: u64) {
         let unused = self.tokens.saturating_sub(tokens);
         if unused > 0 && table::tokens_limited(&self.caller) {
-            // Bounded by the debits that were made.
-            self.limits.0.do_send(GiveBack { caller: self.caller, tokens: unused });
+            let tracked = &mut *self.limits.lock();
+            tracked.table.give_back(&self.caller, unused, tracked.clock.now());
         }
     }
 }

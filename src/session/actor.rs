@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
@@ -16,7 +15,8 @@ use crate::id::CompletionId;
 use crate::metrics;
 use crate::session::conduct::{self, Conversation};
 use crate::session::messages::{Begin, GivePlace, RefuseWaiting, Reload, RunTurn};
-use crate::session::{Busy, LocalRooms, Place};
+use crate::session::registry::Registry;
+use crate::session::{Busy, Place, SessionKey};
 
 /// Turns that may wait for their place.
 pub const WAITING: usize = 8;
@@ -27,7 +27,8 @@ pub const WAIT_LIMIT: Duration = Duration::from_secs(120);
 const STOP_AGAIN: Duration = Duration::from_millis(200);
 
 pub struct Session {
-    local: Rc<LocalRooms>,
+    registry: Registry,
+    key: SessionKey,
     /// What the store has; `None` before it was read, and while a turn has it.
     conversation: Option<Conversation>,
     running: Option<CompletionId>,
@@ -71,10 +72,12 @@ impl ActorFuture<Session> for Leaving {
 }
 
 impl Session {
-    pub fn new(local: Rc<LocalRooms>) -> Self {
+    /// A session that knows this of its conversation.
+    pub fn new(registry: Registry, key: SessionKey, conversation: Option<Conversation>) -> Self {
         Self {
-            local,
-            conversation: None,
+            registry,
+            key,
+            conversation,
             running: None,
             stale: false,
             waiting: VecDeque::new(),
@@ -89,15 +92,16 @@ impl Session {
         self.running = Some(run.turn.completion.clone());
         self.stale = false;
         // A task of its own: a panic in it ends this turn alone.
-        let turn = actix::spawn(conduct::conduct(self.local.clone(), self.conversation.take(), run));
+        let (local, key) = (self.registry.local(), self.key.clone());
+        let turn = actix::spawn(conduct::conduct(local, key, self.conversation.take(), run));
         let watch = turn.into_actor(self).map(move |ended, session, ctx| {
             match ended {
                 Ok(conversation) => session.conversation = conversation.filter(|_| !session.stale),
                 Err(panic) => tracing::error!(%panic, "a turn ended by a defect"),
             }
             session.running = None;
-            session.next(ctx);
             drop(lease);
+            session.next(ctx);
         });
         ctx.spawn(watch);
     }
@@ -114,8 +118,8 @@ impl Session {
             let watch = left.into_actor(self).map(move |_, session, ctx| {
                 session.conversation = None;
                 session.taken = false;
-                session.next(ctx);
                 drop(lease);
+                session.next(ctx);
             });
             ctx.spawn(watch);
         }
@@ -133,11 +137,15 @@ impl Session {
                 return self.start(waiting.run, waiting.lease, ctx);
             }
         }
+        match self.registry.rest(&self.key, self.conversation.take()) {
+            Ok(()) => ctx.stop(),
+            Err(conversation) => self.conversation = conversation,
+        }
     }
 
     fn stop_running(&self, why: Stop) {
         if let Some(completion) = &self.running {
-            self.local.rooms.turns.stop(completion, why);
+            self.registry.turns().stop(completion, why);
         }
     }
 
@@ -261,7 +269,7 @@ impl Handler<RefuseWaiting> for Session {
 impl Handler<Reload> for Session {
     type Result = ();
 
-    fn handle(&mut self, _: Reload, _: &mut Self::Context) {
+    fn handle(&mut self, Reload: Reload, _: &mut Self::Context) {
         self.conversation = None;
         self.stale = true;
     }

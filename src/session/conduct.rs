@@ -57,10 +57,11 @@ pub struct Opened {
 /// Runs a turn to its end; answers the conversation as it is then.
 pub async fn conduct(
     local: Rc<LocalRooms>,
+    key: SessionKey,
     known: Option<Conversation>,
     run: RunTurn,
 ) -> Option<Conversation> {
-    let RunTurn { key, turn, permit, mut reply } = run;
+    let RunTurn { turn, permit, mut reply } = run;
     let started = Instant::now();
     let Some((mut entered, mut stop)) = local.rooms.turns.enter(&turn) else {
         let _ = reply.send(Err(Error::Draining));
@@ -68,7 +69,7 @@ pub async fn conduct(
     };
     let mut conversation = match known {
         Some(conversation) => conversation,
-        None => match load(&local, &key, turn.named_by).await {
+        None => match load(&local, key, turn.named_by).await {
             Ok(conversation) => conversation,
             Err(error) => {
                 refuse(&mut entered, reply, error);
@@ -158,7 +159,7 @@ async fn given_up(reply: &mut oneshot::Sender<Result<Running, Error>>, turn: &Tu
     log.abandoned().await;
 }
 
-async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result<Conversation, Error> {
+async fn load(local: &LocalRooms, key: SessionKey, named_by: NamedBy) -> Result<Conversation, Error> {
     if named_by == NamedBy::Nobody {
         return Ok(Conversation {
             named_by_server: true,
@@ -166,7 +167,6 @@ async fn load(local: &LocalRooms, key: &SessionKey, named_by: NamedBy) -> Result
             ..Conversation::default()
         });
     }
-    let key = key.clone();
     let found = local.rooms.store.read(move |conn| {
         use crate::store::{message, session, session_summary};
         let found = session::find(conn, key.account.as_str(), key.agent.as_str(), key.name.as_str())?;
@@ -227,7 +227,7 @@ async fn open(
     let default_output = candidates.first().map_or(DEFAULT_MAX_OUTPUT, Candidate::default_output);
     let wanted = turn.max_output.unwrap_or(default_output);
     let least = turn.max_output.unwrap_or(LEAST_MAX_OUTPUT.min(default_output));
-    let debit = permit.debit(prompt.likely_tokens() + turn.n * wanted).await?;
+    let debit = permit.debit(prompt.likely_tokens() + turn.n * wanted)?;
     let mut new = new_hold(local, turn, &candidates, prompt_max.unwrap_or(0), wanted, least);
     new.step = i32::from(summed_up);
     let mut hold = match local.rooms.billing.reserve(new).await {
@@ -241,6 +241,13 @@ async fn open(
     match attempt::ask(local, turn, &prompt, &candidates, &mut hold).await {
         Ok(asked) => {
             crate::failpoint::hit("provider answers");
+            // Nothing reaches a client before the money for it is safe. A plain answer waits for its charge anyway.
+            if turn.stream
+                && let Err(error) = hold.durable().await
+            {
+                debit.used(0);
+                return Err(error);
+            }
             let ceiling = turn.n.saturating_mul(asked.max_output);
             Ok(Box::new(Opened { asked, hold, debit, prompt, ceiling }))
         }
@@ -309,7 +316,7 @@ mod tests {
     /// The most that a turn's task may take beside what it reads, in bytes.
     const TASK: usize = 6 * 1_024;
 
-    fn size_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+    fn size_of_future<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

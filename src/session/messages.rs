@@ -1,4 +1,4 @@
-//! What registries and sessions are asked.
+//! What sessions are asked.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -9,13 +9,10 @@ use tokio::sync::oneshot;
 use crate::conversation::turn::{OnDisconnect, Turn};
 use crate::error::Error;
 use crate::rate_limit::Permit;
-use crate::session::{Busy, Place, Running, SessionKey};
+use crate::session::{Busy, Place, Running};
 
-/// Runs a turn in its session. The answer goes into `reply`, whose closing means that the client left.
-#[derive(Message)]
-#[rtype(result = "()")]
+/// A turn to be run in its session. The answer goes into `reply`, whose closing means that the client left.
 pub struct RunTurn {
-    pub key: SessionKey,
     pub turn: Turn,
     pub permit: Permit,
     pub reply: oneshot::Sender<Result<Running, Error>>,
@@ -33,7 +30,7 @@ impl RunTurn {
     }
 }
 
-/// The same on its way from the registry to the session. While the lease lives, the session stays in memory.
+/// Runs a turn. While the lease lives, the session stays awake.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Begin {
@@ -42,15 +39,6 @@ pub struct Begin {
 }
 
 /// Has the session to itself, between two turns. The answer is a [`Place`], which ends that when it is dropped.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct TakePlace {
-    pub key: SessionKey,
-    pub busy: Busy,
-    pub reply: oneshot::Sender<Result<Place, Error>>,
-}
-
-/// The same on its way from the registry to the session.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct GivePlace {
@@ -65,8 +53,6 @@ pub struct GivePlace {
 pub struct RefuseWaiting;
 
 /// The session's row has changed: forget what is in memory.
-#[derive(Message)]
+#[derive(Clone, Copy, Message)]
 #[rtype(result = "()")]
-pub struct Reload {
-    pub key: SessionKey,
-}
+pub struct Reload;

@@ -1,4 +1,4 @@
-//! Conversations: an actor for each, found through a registry, with one turn at a time.
+//! Conversations: an actor for each that is in use, found through a registry, with one turn at a time.
 //!
 //! Owns: the conversations in memory. Touches: the store, the limiter, the ledger and a provider, once each a
 //! turn. If a session's turn panics, that turn ends and its hold closes itself; the next request starts the
@@ -17,7 +17,8 @@ mod shelf;
 mod summary;
 pub mod turns;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +40,8 @@ use crate::provider::{Providers, Routes};
 use crate::rate_limit::{Permit, Status};
 use crate::store::Store;
 use log::Reader;
-use messages::{RefuseWaiting, Reload, RunTurn, TakePlace};
-use registry::Registry;
+use messages::{Begin, GivePlace, RunTurn};
+use registry::{Registry, Upkeep};
 pub use replay::as_chunks;
 use tokio::time::timeout;
 use turns::{Found, TurnInfo, Turns};
@@ -62,7 +63,7 @@ pub struct SessionKey {
     pub name: SessionName,
 }
 
-/// What every session needs; each thread that runs sessions makes its own.
+/// What every session needs.
 #[derive(Clone)]
 pub struct Rooms {
     /// Where models are called.
@@ -89,34 +90,45 @@ pub(crate) struct LocalRooms {
     pub(crate) providers: Providers,
 }
 
+impl LocalRooms {
+    /// Those of this thread, for the registry of that `number`.
+    fn here(rooms: &Rooms, number: u64) -> Rc<Self> {
+        thread_local! {
+            static LOCAL: RefCell<Option<(u64, Rc<LocalRooms>)>> = const { RefCell::new(None) };
+        }
+        LOCAL.with_borrow_mut(|local| match local {
+            Some((known, local)) if *known == number => local.clone(),
+            _ => {
+                let made =
+                    Rc::new(Self { rooms: rooms.clone(), providers: Providers::connect(&rooms.routes) });
+                *local = Some((number, made.clone()));
+                made
+            }
+        })
+    }
+}
+
 /// The handle to all sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions {
-    shards: Arc<[Addr<Registry>]>,
+    registry: Registry,
     turns: Turns,
     store: Store,
 }
 
 impl Sessions {
-    /// Starts a registry on each of the arbiters. A session idle for `idle` leaves memory.
-    pub fn start(
-        arbiters: &[ArbiterHandle],
-        rooms: &Rooms,
-        idle: Duration,
-        mut gone: impl FnMut() -> oneshot::Sender<()>,
-    ) -> Self {
-        let one = |arbiter: &ArbiterHandle| {
-            let (rooms, gone) = (rooms.clone(), gone());
-            Registry::start_in_arbiter(arbiter, move |ctx| {
-                ctx.set_mailbox_capacity(registry::MAILBOX);
-                Registry::new(rooms, idle, gone)
-            })
-        };
-        Self {
-            shards: arbiters.iter().map(one).collect(),
-            turns: rooms.turns.clone(),
-            store: rooms.store.clone(),
-        }
+    /// Starts their upkeep on `arbiter`. A session idle for `idle` leaves memory.
+    pub fn start(arbiter: &ArbiterHandle, rooms: Rooms, idle: Duration, gone: oneshot::Sender<()>) -> Self {
+        let (turns, store) = (rooms.turns.clone(), rooms.store.clone());
+        let registry = Registry::new(rooms);
+        let upkeep = Upkeep::new(registry.clone(), idle, gone);
+        Actor::start_in_arbiter(arbiter, |_| upkeep);
+        Self { registry, turns, store }
+    }
+
+    /// Makes ready what turns need on this thread, so that the first one does not wait for it.
+    pub fn prepare(&self) {
+        drop(self.registry.local());
     }
 
     /// The turns that run.
@@ -143,10 +155,9 @@ impl Sessions {
             self.check_public(key.clone()).await?;
         }
         let (reply, answer) = oneshot::channel();
-        let run = RunTurn { key, turn, permit, reply };
-        let gone = |what: &str| Error::Internal(format!("the session {what}"));
-        self.shard(&run.key).send(run).await.map_err(|_| gone("registry is gone"))?;
-        answer.await.map_err(|_| gone("ended before it answered"))?
+        let run = RunTurn { turn, permit, reply };
+        self.registry.send(&key, |lease| Begin { run, lease });
+        answer.await.map_err(|_| ended())?
     }
 
     /// A name can be guessed: a key that stands in a web page goes on only with names that we made. Asked before the
@@ -175,20 +186,13 @@ impl Sessions {
     }
 
     /// Refuses the turns that wait, since the server is stopping. Those that run go on.
-    pub async fn refuse_waiting(&self) {
-        for shard in self.shards.iter() {
-            if shard.send(RefuseWaiting).await.is_err() {
-                tracing::error!("a session registry is gone");
-            }
-        }
+    pub fn refuse_waiting(&self) {
+        self.registry.refuse_waiting();
     }
 
     /// Makes a session in memory forget what it knows, after its row changed.
-    pub async fn reload(&self, key: SessionKey) {
-        let shard = self.shard(&key).clone();
-        if shard.send(Reload { key }).await.is_err() {
-            tracing::error!("a session registry is gone");
-        }
+    pub fn reload(&self, key: &SessionKey) {
+        self.registry.reload(key);
     }
 
     /// Waits until no turn runs in a session and keeps others from starting until the place is dropped; then the
@@ -196,20 +200,15 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Error::SessionBusy`] if turns run or wait, unless they shall end.
-    pub async fn place(&self, key: SessionKey, busy: Busy) -> Result<Place, Error> {
+    pub async fn place(&self, key: &SessionKey, busy: Busy) -> Result<Place, Error> {
         let (reply, answer) = oneshot::channel();
-        let gone = |what: &str| Error::Internal(format!("the session {what}"));
-        let shard = self.shard(&key).clone();
-        shard.send(TakePlace { key, busy, reply }).await.map_err(|_| gone("registry is gone"))?;
-        answer.await.map_err(|_| gone("ended before it answered"))?
+        self.registry.send(key, |lease| GivePlace { busy, reply, lease });
+        answer.await.map_err(|_| ended())?
     }
+}
 
-    fn shard(&self, key: &SessionKey) -> &Addr<Registry> {
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let at = hasher.finish() % self.shards.len() as u64;
-        &self.shards[usize::try_from(at).unwrap_or(0)]
-    }
+fn ended() -> Error {
+    Error::Internal("the session ended before it answered".to_owned())
 }
 
 /// What somebody does who wants a session to himself and finds it busy.

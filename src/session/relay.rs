@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
-use tokio::time::{error::Elapsed, sleep, timeout, timeout_at};
+use tokio::time::sleep_until;
 
 use crate::billing::money::Nanos;
 use crate::clock::{self, EpochMs};
@@ -35,7 +35,7 @@ use crate::store::session::StoredTurn;
 /// How often a long call writes down how far it has come.
 const CHECKPOINT: Duration = Duration::from_secs(2);
 /// How long the final frames wait for the commit.
-const COMMIT_WAIT: Duration = Duration::from_secs(5);
+pub const COMMIT_WAIT: Duration = Duration::from_secs(5);
 /// How long a call is read on whose client has left.
 const DRAIN: Duration = Duration::from_secs(120);
 /// A provider's count beyond this many times its ceiling is nonsense.
@@ -177,6 +177,7 @@ pub async fn relay(
                 waiting,
                 goes_on: turn.on_disconnect == OnDisconnect::Continue,
                 heard: tokio::time::Instant::now(),
+                blocked: false,
                 between,
                 deadline,
             };
@@ -229,8 +230,7 @@ pub async fn relay(
     let served = hold.served().cloned();
     let settlement = Settlement { usage, source, served, turn: Some(stored), summary: None, answer };
     crate::failpoint::hit("all received");
-    let settled = timeout(COMMIT_WAIT, hold.settle(settlement)).await;
-    let settled = settled.unwrap_or_else(|_| Err(Error::StoreUnavailable("the charge is late".to_owned())));
+    let settled = hold.settle(settlement, COMMIT_WAIT).await;
     let committed = settled.is_ok();
     metrics::turn_ended(turn.stream.then_some(ttft), started.elapsed());
     crate::failpoint::hit("settle committed");
@@ -304,6 +304,8 @@ struct Reading<'a> {
     goes_on: bool,
     /// When the provider was last heard of, or first read again after a wait for room.
     heard: tokio::time::Instant,
+    /// Whether it is not read, since the readers have enough to take.
+    blocked: bool,
     between: Duration,
     deadline: tokio::time::Instant,
 }
@@ -312,8 +314,8 @@ struct Reading<'a> {
 enum Step {
     /// There is room for the event that waits for it.
     Write(TurnEvent),
-    /// What the provider sent, or that it sent nothing for too long.
-    Take(Result<Option<Result<Event, UpstreamFailure>>, Elapsed>),
+    /// What the provider sent.
+    Take(Option<Result<Event, UpstreamFailure>>),
 }
 
 impl Reading<'_> {
@@ -339,7 +341,9 @@ impl Reading<'_> {
         stop: &mut oneshot::Receiver<Stop>,
     ) -> End {
         let log = events.log().clone();
-        let mut checkpoint = pin!(sleep(CHECKPOINT));
+        let mut checkpoint = tokio::time::Instant::now() + CHECKPOINT;
+        // One timer for all that may be due. It is not moved at each chunk: when it rings, it is asked what for.
+        let mut timer = pin!(sleep_until(checkpoint.min(self.limit())));
         let mut noted = false;
         loop {
             self.mark();
@@ -347,12 +351,19 @@ impl Reading<'_> {
                 biased;
                 () = log.abandoned(), if !self.goes_on => return End::ClientGone,
                 Ok(why) = &mut *stop => return End::Stopped(why),
-                () = &mut checkpoint => {
-                    let received = self.first.reply.received();
-                    self.hold.checkpoint((received && !noted).then(|| self.prompt.said()));
-                    noted |= received;
-                    log.sweep();
-                    checkpoint.as_mut().reset(tokio::time::Instant::now() + CHECKPOINT);
+                () = &mut timer => {
+                    let now = tokio::time::Instant::now();
+                    if now >= checkpoint {
+                        let received = self.first.reply.received();
+                        self.hold.checkpoint((received && !noted).then(|| self.prompt.said()));
+                        noted |= received;
+                        log.sweep();
+                        checkpoint = now + CHECKPOINT;
+                    }
+                    if now >= self.limit() {
+                        return End::Failed(UpstreamFailure::new(UpstreamKind::Timeout, "a stalled stream"));
+                    }
+                    timer.as_mut().reset(checkpoint.min(self.limit()));
                     continue;
                 }
                 step = self.step(&log, chunks) => step,
@@ -366,18 +377,15 @@ impl Reading<'_> {
                 Step::Take(item) => item,
             };
             let chunk = match item {
-                Ok(Some(Ok(Event::Chunk(chunk)))) => chunk,
-                Ok(Some(Ok(Event::Alive))) => continue,
+                Some(Ok(Event::Chunk(chunk))) => chunk,
+                Some(Ok(Event::Alive)) => continue,
                 // Some providers leave out the protocol's end, but a whole answer always says why it ended.
-                Ok(Some(Ok(Event::Done)) | None) if self.first.reply.finished() => return End::Complete,
-                Ok(Some(Ok(Event::Done)) | None) => {
+                Some(Ok(Event::Done)) | None if self.first.reply.finished() => return End::Complete,
+                Some(Ok(Event::Done)) | None => {
                     let failure = UpstreamFailure::new(UpstreamKind::Invalid, "the stream ended early");
                     return End::Failed(failure);
                 }
-                Ok(Some(Err(failure))) => return End::Failed(failure),
-                Err(_) => {
-                    return End::Failed(UpstreamFailure::new(UpstreamKind::Timeout, "a stalled stream"));
-                }
+                Some(Err(failure)) => return End::Failed(failure),
             };
             match self.first.take(chunk) {
                 Ok(_) if !self.first.reply.finished() && self.first.reply.output_floor() > self.ceiling => {
@@ -387,7 +395,15 @@ impl Reading<'_> {
                     return End::Ceiling;
                 }
                 Ok(None) => {}
-                Ok(Some(delta)) => self.waiting = Some(TurnEvent::Delta(delta)),
+                Ok(Some(delta)) => {
+                    let event = TurnEvent::Delta(delta);
+                    if log.has_room(weight(&event)) {
+                        events.write(event);
+                        crate::failpoint::hit("delta passed on");
+                    } else {
+                        self.waiting = Some(event);
+                    }
+                }
                 Err(failure) => return End::Failed(failure),
             }
         }
@@ -399,20 +415,23 @@ impl Reading<'_> {
     /// Loses nothing when it is dropped.
     async fn step(&mut self, log: &Log, chunks: &mut Chunks) -> Step {
         let needed = self.waiting.as_ref().map_or(0, weight);
-        if !log.has_room(needed) {
-            if let Err(late) = timeout_at(self.deadline, log.room(needed)).await {
-                return Step::Take(Err(late));
-            }
-            // A provider that is not read is not slow.
+        self.blocked = !log.has_room(needed);
+        if self.blocked {
+            log.room(needed).await;
+            self.blocked = false;
             self.heard = tokio::time::Instant::now();
         }
         if let Some(event) = self.waiting.take() {
             return Step::Write(event);
         }
-        let limit = self.deadline.min(self.heard + self.between);
-        let item = timeout_at(limit, chunks.next()).await;
+        let item = chunks.next().await;
         self.heard = tokio::time::Instant::now();
         Step::Take(item)
+    }
+
+    /// When the provider is late: with its next chunk, or with all of them. One that is not read is not slow.
+    fn limit(&self) -> tokio::time::Instant {
+        if self.blocked { self.deadline } else { self.deadline.min(self.heard + self.between) }
     }
 
     /// Keeps the hold's marks up to date, so that a crash or a panic charges no more than was received.

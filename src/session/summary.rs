@@ -16,7 +16,7 @@ use crate::session::LocalRooms;
 use crate::session::attempt::{self, Asked, Candidate};
 use crate::session::conduct::new_hold;
 use crate::session::prompt::Prompt;
-use crate::session::relay;
+use crate::session::relay::{self, COMMIT_WAIT};
 use crate::store::hold::Settlement;
 use crate::store::session_summary::NewSummary;
 
@@ -61,7 +61,7 @@ async fn make(
 ) -> Result<Option<String>, Error> {
     let call = aside(turn, most);
     let prompt_max = candidates.iter().map(|candidate| prompt.most_tokens(&candidate.route.model)).max();
-    let debit = permit.debit(prompt.likely_tokens() + most).await?;
+    let debit = permit.debit(prompt.likely_tokens() + most)?;
     let new = new_hold(local, &call, candidates, prompt_max.unwrap_or(0), most, most);
     let mut hold = match local.rooms.billing.reserve(new).await {
         Ok(hold) => hold,
@@ -86,7 +86,8 @@ async fn make(
     let text = first.reply().content().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
     let summary = text.clone().map(|body| NewSummary { upto: i64::try_from(upto).unwrap_or(i64::MAX), body });
     let served = hold.served().cloned();
-    hold.settle(Settlement { usage, source, served, turn: None, summary, answer: None }).await?;
+    let settlement = Settlement { usage, source, served, turn: None, summary, answer: None };
+    hold.settle(settlement, COMMIT_WAIT).await?;
     Ok(text)
 }
 

@@ -90,16 +90,21 @@ pub struct Served {
 }
 
 /// What was granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Granted {
     /// What is held.
     pub amount: Nanos,
     /// The bound of each answer that this covers.
     pub max_output: u64,
+    /// What the account can spend then.
+    pub left: Nanos,
 }
 
 /// The most that a call may cost with answers of that length, whoever serves it, and at whose price.
-fn dearest(new: &NewHold, max_output: u64) -> Result<(Nanos, &Price), Error> {
+///
+/// # Errors
+/// When that is beyond all money, or there is no candidate.
+pub fn dearest(new: &NewHold, max_output: u64) -> Result<(Nanos, &Price), Error> {
     let mut dearest: Option<(Nanos, &Price)> = None;
     for Candidate { price, .. } in &new.candidates {
         let worst = price.worst_case(new.prompt_max, new.n, max_output);
@@ -158,7 +163,7 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
     }
     crate::failpoint::hit("reserve executed");
-    Ok(Granted { amount: worst, max_output: max_output_granted })
+    Ok(Granted { amount: worst, max_output: max_output_granted, left: Nanos(spendable.0 - worst.0) })
 }
 
 /// As [`reserve`]; a refusal that a webhook is told of comes as a value, so that its notice is committed.
@@ -266,6 +271,8 @@ pub struct Closed {
     pub written_off: Nanos,
     /// The account's balance after it.
     pub balance: Nanos,
+    /// What of it can be spent.
+    pub left: Nanos,
     /// The tokens that were charged for.
     pub usage: Usage,
     /// The provider's name of the model.
@@ -355,6 +362,7 @@ pub fn settle(
         earlier: Nanos(earlier),
         written_off: parts.written_off,
         balance,
+        left: Nanos(after.available),
         usage,
         model: of_model.clone(),
     })
@@ -506,6 +514,7 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
             earlier,
             written_off: Nanos(usage.written_off),
             balance,
+            left: Nanos(available),
             usage: Usage {
                 prompt: tokens(usage.prompt),
                 cached: tokens(usage.cached),
@@ -518,6 +527,7 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
             earlier,
             written_off: Nanos::ZERO,
             balance,
+            left: Nanos(available),
             usage: Usage::default(),
             model: row.model.clone(),
         },

@@ -82,7 +82,7 @@ pub async fn truncate(
     };
     given.finish()?;
     let row = find(&tenant, &id, &query, &store).await?;
-    let place = sessions.place(key(&row), Busy::Refuse).await?;
+    let place = sessions.place(&key(&row), Busy::Refuse).await?;
     let (now, by) = (clock::now_ms(), tenant.by());
     let cut = store.write(move |conn| {
         // It is given back after the commit, even if the client does not wait for that.

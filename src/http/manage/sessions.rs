@@ -225,7 +225,7 @@ pub async fn update(
             Ok(after)
         };
         let changed = store.write(update).await?;
-        sessions.reload(key(&row)).await;
+        sessions.reload(&key(&row));
         Ok(changed)
     });
     let row = changed.await?;
@@ -241,7 +241,7 @@ pub async fn delete(
 ) -> Answer {
     let row = find(&tenant, &id, &query, &store).await?;
     let (key, rowid, by) = (key(&row), row.id, tenant.by());
-    let place = sessions.place(key.clone(), Busy::End).await?;
+    let place = sessions.place(&key, Busy::End).await?;
     let deleted = whole(async move {
         let deleted = store.write(move |conn| match store::session::by_id(conn, rowid)? {
             Some(row) => {
