@@ -161,6 +161,11 @@ impl WriteLock {
         conn.batch_execute("BEGIN IMMEDIATE").expect("the database can be locked");
         Self(conn)
     }
+
+    /// Makes a change that nobody could come before, and lets the others go on.
+    pub fn change(mut self, statement: &str) {
+        self.0.batch_execute(&format!("{statement}; COMMIT")).expect("a change");
+    }
 }
 
 impl Drop for WriteLock {

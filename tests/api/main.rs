@@ -71,6 +71,7 @@ mod operator;
 mod own_providers;
 #[cfg(debug_assertions)]
 mod panics;
+mod promises;
 mod provider_faults;
 mod provider_request;
 mod provider_wire;
