@@ -20,7 +20,7 @@ pub mod peer;
 mod query;
 pub mod routes;
 pub mod socket;
-mod sse;
+pub mod sse;
 mod streams;
 mod whole;
 

@@ -202,7 +202,7 @@ where
 }
 
 /// The error in the place of a chunk, looked for where the word is.
-fn error_event(data: &Bytes) -> Option<Raw> {
+pub fn error_event(data: &Bytes) -> Option<Raw> {
     memchr::memmem::find(data, b"\"error\"").and_then(|_| in_place_of_answer(data))
 }
 
