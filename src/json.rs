@@ -38,7 +38,7 @@ pub fn is_shallow(text: &[u8]) -> bool {
 }
 
 /// Where the quotation mark stands that ends a string which begins at `at`.
-fn end_of_string(text: &[u8], mut at: usize) -> usize {
+pub(crate) fn end_of_string(text: &[u8], mut at: usize) -> usize {
     loop {
         match memchr::memchr2(b'"', b'\\', text.get(at..).unwrap_or_default()) {
             Some(found) if text[at + found] == b'\\' => at += found + 2,

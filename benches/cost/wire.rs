@@ -100,7 +100,8 @@ fn pass(reads: &[Bytes], form: Form) -> anyhow::Result<(usize, usize)> {
     };
     let writer = Writer::new(told, form, EventId::default());
     let mut body = respond(HttpResponse::Ok(), reader, writer, ReadWith::Own).into_body();
-    let (mut events, mut completer, mut reply) = (EventReader::default(), Completer::default(), Reply::default());
+    let (mut events, mut completer, mut reply) =
+        (EventReader::default(), Completer::default(), Reply::default());
     let mut sent = (0, 0);
     for read in reads {
         ensure!(events.push(read).is_ok(), "too large an event");

@@ -1,15 +1,41 @@
 //! Chunks of any provider, with what OpenAI requires of each where a provider leaves it out or does it differently.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::conversation::shape::{Known, Said};
 use crate::json::{Fields, ObjectWriter, Raw};
 
-/// Completes the chunks of one stream. Nearly all are complete, so each is only searched before it is read.
+/// The keys that are looked for, with their quotation marks. To make ready for a search takes longer than to search.
+struct Keys {
+    created: Finder<'static>,
+    choices: Finder<'static>,
+    index: Finder<'static>,
+    delta: Finder<'static>,
+    finish_reason: Finder<'static>,
+    tool_calls: Finder<'static>,
+}
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
+    created: Finder::new("\"created\""),
+    choices: Finder::new("\"choices\""),
+    index: Finder::new("\"index\""),
+    delta: Finder::new("\"delta\""),
+    finish_reason: Finder::new("\"finish_reason\""),
+    tool_calls: Finder::new("\"tool_calls\""),
+});
+/// The same without them.
+const NAMES: [&str; 6] = ["created", "choices", "index", "delta", "finish_reason", "tool_calls"];
+
+/// Completes the chunks of one stream. Nearly all are complete, so each is only searched before it is read; and one
+/// that differs from a complete one in its text alone is not even searched.
 #[derive(Debug, Default)]
 pub struct Completer {
+    complete: Known<()>,
     /// When the stream was made, as its first chunk tells it; some providers tell the time of each chunk.
     created: Created,
     /// How many tool calls each choice has so far.
@@ -28,12 +54,16 @@ enum Created {
 impl Completer {
     /// The chunk as OpenAI would send it. What is no object is left to who reads it.
     pub fn complete(&mut self, chunk: Bytes) -> Bytes {
+        if self.complete.said(&chunk).is_some_and(|(said, ())| !is_like_a_key(&said)) {
+            return chunk;
+        }
         if matches!(self.created, Created::Unknown) {
             let told = Fields::parse(&chunk).ok().and_then(|fields| fields.get("created").cloned());
             let whole = told.filter(|told| told.read::<i64>().is_ok_and(|seconds| seconds > 0));
             self.created = whole.map_or(Created::Untold, Created::Told);
         }
         if self.tells_the_time(&chunk) && is_complete(&chunk) {
+            self.complete.learn(&chunk, |_, said| (!is_like_a_key(&said)).then_some(()));
             return chunk;
         }
         self.completed(&chunk).map_or(chunk, |complete| complete.bytes().clone())
@@ -50,11 +80,11 @@ impl Completer {
     }
 
     fn tells_the_time(&self, chunk: &[u8]) -> bool {
-        let Some(at) = memmem::find(chunk, b"\"created\"") else {
+        let Some(rest) = behind(&KEYS.created, chunk) else {
             return matches!(self.created, Created::Untold);
         };
         let Created::Told(created) = &self.created else { return false };
-        let told = after_colon(&chunk[at + "\"created\"".len()..]);
+        let told = after_colon(rest);
         let rest = told.strip_prefix(&created.bytes()[..]).map(<[u8]>::trim_ascii_start);
         rest.is_some_and(|rest| rest.starts_with(b",") || rest.starts_with(b"}"))
     }
@@ -118,22 +148,31 @@ impl Completer {
 
 /// Whether a chunk seems to have every key. Inside of strings quotes are escaped, so nothing there is taken for a key.
 fn is_complete(chunk: &[u8]) -> bool {
-    let has = |key: &str| memmem::find(chunk, key.as_bytes()).is_some();
-    let Some(choices) = memmem::find(chunk, b"\"choices\"") else { return false };
-    if after_colon(&chunk[choices + "\"choices\"".len()..]).starts_with(b"[]") {
+    let Keys { choices, index, delta, finish_reason, tool_calls, .. } = &*KEYS;
+    let Some(list) = behind(choices, chunk) else { return false };
+    if after_colon(list).starts_with(b"[]") {
         return true;
     }
-    let choices = [r#""index""#, r#""delta""#, r#""finish_reason""#].into_iter().all(has);
+    let calls = tool_calls.find_iter(chunk).any(|at| {
+        let value = after_colon(&chunk[at + tool_calls.needle().len()..]);
+        value.strip_prefix(b"[").is_some_and(|list| list.trim_ascii_start().starts_with(b"{"))
+    });
     // One index is the choice's own.
-    choices && (!calls_tools(chunk) || memmem::find_iter(chunk, r#""index""#).nth(1).is_some())
+    let indexes = if calls { 2 } else { 1 };
+    index.find_iter(chunk).nth(indexes - 1).is_some()
+        && [delta, finish_reason].into_iter().all(|key| key.find(chunk).is_some())
 }
 
-fn calls_tools(chunk: &[u8]) -> bool {
-    const CALLS: &[u8] = b"\"tool_calls\"";
-    memmem::find_iter(chunk, CALLS).any(|at| {
-        let value = after_colon(&chunk[at + CALLS.len()..]);
-        value.strip_prefix(b"[").is_some_and(|list| list.trim_ascii_start().starts_with(b"{"))
-    })
+/// What comes after the first place of a key.
+fn behind<'a>(key: &Finder<'_>, chunk: &'a [u8]) -> Option<&'a [u8]> {
+    key.find(chunk).map(|at| &chunk[at + key.needle().len()..])
+}
+
+/// Whether a text, or the end of it behind a quotation mark, would be found as a key together with the marks around it.
+/// Where none is, a search finds the same whatever is said.
+fn is_like_a_key(said: &Said<'_>) -> bool {
+    let found = |text: &[u8]| NAMES.iter().any(|name| text.ends_with(name.as_bytes()));
+    found(said.text) || found(said.padding)
 }
 
 fn after_colon(text: &[u8]) -> &[u8] {

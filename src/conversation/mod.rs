@@ -6,6 +6,7 @@ pub mod history;
 pub mod message;
 pub mod opening;
 pub mod reply;
+pub mod shape;
 pub mod summary;
 pub mod tokens;
 pub mod turn;

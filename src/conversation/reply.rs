@@ -9,8 +9,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::conversation::shape::{Known, Said};
 use crate::conversation::usage::Usage;
-use crate::json::{Fields, Key, Raw};
+use crate::json::{Fields, Key, Object, Raw};
 
 /// Bytes that a token is taken to be where nobody counted.
 pub const BYTES_PER_TOKEN: u64 = 4;
@@ -24,6 +25,7 @@ const MAX_ITEMS: usize = 1_024;
 #[derive(Debug, Default)]
 pub struct Reply {
     choices: Vec<Choice>,
+    known: Known<Says>,
     usage: Option<(Usage, Raw)>,
     prompt_told: Option<Usage>,
     pieces: u64,
@@ -39,6 +41,25 @@ struct Choice {
     rest: Map<String, Value>,
     whole: Option<Raw>,
     finish: Option<String>,
+}
+
+/// What a chunk means that does nothing but go on with a text.
+#[derive(Debug)]
+struct Says {
+    /// Where its choice stands.
+    choice: usize,
+    place: Place,
+    /// What it counts beside the text, in bytes.
+    around: u64,
+}
+
+/// Where a text goes on.
+#[derive(Debug)]
+enum Place {
+    Content,
+    Field(Box<str>),
+    /// The arguments of the call with this index.
+    Arguments(Value),
 }
 
 /// What a chunk turned out to be.
@@ -81,8 +102,26 @@ struct ChoicePeek<'a> {
 /// The text of a delta, and whatever else it holds.
 #[derive(Default)]
 struct DeltaPeek<'a> {
-    content: Option<Cow<'a, str>>,
+    content: Option<(Cow<'a, str>, &'a RawValue)>,
     others: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> ChoicePeek<'a> {
+    /// The one text that it brings and where that goes on, if it brings nothing else; and how much is around it.
+    fn only(&self) -> Option<(Place, &'a RawValue, u64)> {
+        let delta = self.delta.as_ref()?;
+        let text = delta.content.as_ref().filter(|(text, _)| !text.is_empty());
+        match (text, &delta.others[..]) {
+            (Some((_, value)), []) => Some((Place::Content, value, 0)),
+            (None, [(name, value)]) if name == "tool_calls" => {
+                let (index, arguments) = only_arguments(value)?;
+                let around = value.get().len() - arguments.get().len();
+                Some((Place::Arguments(index.into()), arguments, around as u64))
+            }
+            (None, [(name, value)]) => Some((Place::Field(Box::from(&**name)), value, 0)),
+            _ => None,
+        }
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for DeltaPeek<'a> {
@@ -105,7 +144,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for DeltaPeek<'a> {
                             if name == "content" && value.get().starts_with('"') {
                                 let text: Key<'de> =
                                     serde_json::from_str(value.get()).map_err(A::Error::custom)?;
-                                delta.content = Some(text.0);
+                                delta.content = Some((text.0, value));
                             } else if !matches!(value.get(), "null" | "\"\"" | "[]" | "{}") {
                                 delta.others.push((name, value));
                             }
@@ -125,11 +164,15 @@ impl Reply {
     /// # Errors
     /// When it is not a chunk as OpenAI describes it.
     pub fn absorb(&mut self, chunk: &Bytes) -> serde_json::Result<Chunk> {
+        if self.go_on(chunk).is_some() {
+            return Ok(Chunk::Delta);
+        }
         let peek: ChunkPeek<'_> = serde_json::from_slice(chunk)?;
         if let Some(error) = given(peek.error) {
             return Ok(Chunk::Error(Raw::trusted(chunk.slice_ref(error.get().as_bytes()))));
         }
-        if let Some(usage) = given(peek.usage) {
+        let usage = given(peek.usage);
+        if let Some(usage) = usage {
             self.told(usage, chunk);
         }
         let mut choices = peek.choices.unwrap_or_default();
@@ -147,10 +190,48 @@ impl Reply {
             (ended, all) if ended == all => Chunk::Finish,
             _ => Chunk::Mixed,
         };
+        let alone = kind == Chunk::Delta && usage.is_none() && choices.len() == 1;
+        let only = choices.first().filter(|_| alone).and_then(|choice| Some((choice.index, choice.only()?)));
         for choice in choices {
             self.absorb_choice(choice)?;
         }
+        if let Some((index, only)) = only {
+            self.learn(chunk, index, only);
+        }
         Ok(kind)
+    }
+
+    /// Learns from a chunk that said nothing but the text of `value`.
+    fn learn(&mut self, chunk: &Bytes, index: u64, (place, value, around): (Place, &RawValue, u64)) {
+        let Some(choice) = self.choices.iter().position(|choice| choice.index == index) else { return };
+        let same = |said: &Said<'_>| std::ptr::eq(said.quoted, value.get().as_bytes());
+        self.known.learn(chunk, |_, said| same(&said).then_some(Says { choice, place, around }));
+    }
+
+    /// Takes in a chunk that goes on with a text as one before it did.
+    fn go_on(&mut self, chunk: &[u8]) -> Option<()> {
+        let (said, Says { choice, place, around }) = self.known.said(chunk)?;
+        let text = serde_json::from_slice::<Key<'_>>(said.quoted).ok()?.0;
+        let choice = &mut self.choices[*choice];
+        let other = match place {
+            Place::Content => {
+                choice.content.get_or_insert_default().push_str(&text);
+                self.content_bytes += text.len() as u64;
+                self.pieces += 1;
+                return Some(());
+            }
+            Place::Field(name) => choice.rest.get_mut(&**name)?,
+            Place::Arguments(index) => {
+                let calls = choice.rest.get_mut("tool_calls")?.as_array_mut()?;
+                let call = calls.iter_mut().find(|call| call.get("index") == Some(index))?;
+                call.get_mut("function")?.get_mut("arguments")?
+            }
+        };
+        let Value::String(whole) = other else { return None };
+        whole.push_str(&text);
+        self.other_bytes += said.quoted.len() as u64 + *around;
+        self.pieces += 1;
+        Some(())
     }
 
     fn told(&mut self, usage: &RawValue, within: &Bytes) {
@@ -165,7 +246,7 @@ impl Reply {
 
     fn absorb_choice(&mut self, peek: ChoicePeek<'_>) -> serde_json::Result<()> {
         let delta = peek.delta.unwrap_or_default();
-        let text = delta.content.filter(|text| !text.is_empty());
+        let text = delta.content.map(|(text, _)| text).filter(|text| !text.is_empty());
         self.pieces += u64::from(text.is_some() || !delta.others.is_empty());
         let choice = match self.choices.iter().position(|choice| choice.index == peek.index) {
             Some(at) => &mut self.choices[at],
@@ -315,6 +396,18 @@ impl Choice {
             }
         }
         Raw::of(&message)
+    }
+}
+
+/// The index and the arguments of calls of tools that are one and tell no more.
+fn only_arguments(calls: &RawValue) -> Option<(u64, &RawValue)> {
+    let [Object(call)] = serde_json::from_str(calls.get()).ok()?;
+    let named = |wanted: &str| call.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.get());
+    let index = named("index")?.parse().ok()?;
+    let Object(function) = serde_json::from_str(named("function")?).ok()?;
+    match (call.len(), &function[..]) {
+        (2, [(name, arguments)]) if name == "arguments" => Some((index, arguments)),
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A turn's events as a body of server-sent events, in either dialect.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::conversation::turn::{Dialect, Form};
 use crate::error::Error;
 use crate::http::error::ApiError;
-use crate::session::log::{EventId, Lost, Reader};
+use crate::session::log::{EventId, Lost, Reader, weight};
 use crate::session::{Ended, TurnEvent, as_chunks};
 use crate::wire::native;
 use crate::wire::openai::chat::Told;
@@ -35,7 +36,7 @@ pub struct Writer {
 
 enum Writing {
     OpenAi(Box<ChunkWriter>),
-    Native(Box<Told>),
+    Native(Box<(Told, native::stream::DeltaWriter)>),
 }
 
 impl Writer {
@@ -44,7 +45,7 @@ impl Writer {
         let money = told.money;
         let dialect = match form.dialect {
             Dialect::OpenAi => Writing::OpenAi(Box::new(ChunkWriter::new(told, form.include_usage))),
-            Dialect::Native => Writing::Native(Box::new(told)),
+            Dialect::Native => Writing::Native(Box::new((told, native::stream::DeltaWriter::default()))),
         };
         Self { events: Events::after(seen), dialect, money }
     }
@@ -54,9 +55,9 @@ impl Writer {
         self.events.begin(number);
         let over = match entry {
             TurnEvent::Delta(chunk) => {
-                match &self.dialect {
+                match &mut self.dialect {
                     Writing::OpenAi(writer) => writer.delta(&chunk, &mut self.events),
-                    Writing::Native(_) => native::stream::delta(&chunk, &mut self.events),
+                    Writing::Native(native) => native.1.delta(&chunk, &mut self.events),
                 }
                 false
             }
@@ -78,9 +79,12 @@ impl Writer {
         let of_plain = ended.tail.first().filter(|_| ended.plain).and_then(|whole| as_chunks(whole).ok());
         let chunks = of_plain.map(|(said, end)| [said, end]);
         let tail = chunks.as_ref().map_or(&ended.tail[..], |chunks| chunks);
-        match &self.dialect {
+        match &mut self.dialect {
             Writing::OpenAi(writer) => writer.ended(ended, tail, &mut self.events),
-            Writing::Native(told) => native::stream::ended(told, ended, tail, &mut self.events),
+            Writing::Native(native) => {
+                let (told, deltas) = &mut **native;
+                native::stream::ended(told, ended, tail, deltas, &mut self.events);
+            }
         }
     }
 
@@ -113,6 +117,7 @@ pub fn respond(
         .insert_header(NO_BUFFERING)
         .streaming(Body {
             reader,
+            read: VecDeque::new(),
             writer,
             key: key.into(),
             ended: false,
@@ -140,6 +145,8 @@ impl From<ReadWith> for Option<LocalBoxFuture<'static, ()>> {
 
 struct Body {
     reader: Reader,
+    /// What was read and is not written yet: what goes out together.
+    read: VecDeque<(u64, TurnEvent)>,
     writer: Writer,
     /// Resolves when the reader's key has ended, unless the turn ends with it.
     key: Option<LocalBoxFuture<'static, ()>>,
@@ -153,8 +160,15 @@ impl Body {
     fn fill(&mut self, context: &mut Context<'_>) {
         // A large event leaves whole before the next one is asked for: asking says that it has left.
         while !self.ended && self.writer.events.out().len() < BATCH {
-            match self.reader.poll_next(context) {
-                Poll::Ready(Some(Ok((number, entry)))) => self.ended = self.writer.write(number, entry),
+            if let Some((number, entry)) = self.read.pop_front() {
+                self.ended = self.writer.write(number, entry);
+                continue;
+            }
+            match self.reader.poll_some(context, BATCH, &mut self.read) {
+                Poll::Ready(Some(Ok(()))) => {
+                    let size: usize = self.read.iter().map(|(_, entry)| weight(entry)).sum();
+                    self.writer.events.out().reserve(size.min(BATCH));
+                }
                 Poll::Ready(Some(Err(Lost))) => {
                     let data = self.writer.failed(Error::StreamGone);
                     self.writer.events.aside(data.as_bytes());

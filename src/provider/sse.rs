@@ -3,7 +3,7 @@
 //! WHATWG HTML, section 9.2: lines end in LF, CRLF or CR; a line that begins with a colon is a comment; the
 //! `data` lines of an event are joined by LF; an empty line ends the event.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// The largest event that is read, in bytes. A larger one ends the call.
 pub const MAX_EVENT: usize = 16 * 1024 * 1024;
@@ -40,6 +40,9 @@ impl EventReader {
 
     /// The data of the next whole event.
     pub fn next_event(&mut self) -> Option<Bytes> {
+        if let Some(data) = self.next_simple() {
+            return Some(data);
+        }
         while let Some(line) = self.next_line() {
             if !line.is_empty() {
                 self.take_line(line);
@@ -58,6 +61,24 @@ impl EventReader {
             self.take_line(line);
         }
         self.finish_event()
+    }
+
+    /// An event that is there as nearly all are written: one line of data and an empty one, both ending in LF.
+    fn next_simple(&mut self) -> Option<Bytes> {
+        const DATA: &[u8] = b"data: ";
+        let in_between = self.after_cr || self.searched > 0 || self.data.is_some() || self.single.is_some();
+        if in_between || !self.buffer.starts_with(DATA) {
+            return None;
+        }
+        let end = memchr::memchr2(b'\n', b'\r', &self.buffer)?;
+        if end >= LARGE_LINE || !self.buffer[end..].starts_with(b"\n\n") {
+            return None;
+        }
+        self.started = true;
+        let mut event = self.buffer.split_to(end + 2);
+        event.truncate(end);
+        event.advance(DATA.len());
+        Some(event.freeze())
     }
 
     fn finish_event(&mut self) -> Option<Bytes> {

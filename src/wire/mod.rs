@@ -3,3 +3,4 @@
 pub mod native;
 pub mod openai;
 pub mod sse;
+pub mod template;

@@ -1,7 +1,6 @@
 //! Server-sent events on their way to a client: numbered, and in pieces that hold little memory of their own.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
@@ -32,6 +31,11 @@ impl Pieces {
         self.len == 0
     }
 
+    /// Makes room for text of that size, which else is made little by little.
+    pub fn reserve(&mut self, size: usize) {
+        self.text.reserve(size);
+    }
+
     /// Takes out the first of them, up to [`PIECE`] bytes.
     pub fn take(&mut self) -> Option<Bytes> {
         let mut front = match self.ready.pop_front() {
@@ -47,7 +51,8 @@ impl Pieces {
         Some(front)
     }
 
-    fn put(&mut self, text: &[u8]) {
+    /// Adds a copy of `text`.
+    pub fn put(&mut self, text: &[u8]) {
         self.text.extend_from_slice(text);
         self.len += text.len();
     }
@@ -76,10 +81,28 @@ impl io::Write for Pieces {
     }
 }
 
-impl ObjectWriter<&mut Pieces> {
+/// Takes text, and what it can of other texts without a copy.
+pub trait Sink: io::Write {
+    /// Adds a slice of `whole`.
+    fn slice(&mut self, slice: &[u8], whole: &Bytes);
+}
+
+impl Sink for Pieces {
+    fn slice(&mut self, slice: &[u8], whole: &Bytes) {
+        self.share(slice, whole);
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn slice(&mut self, slice: &[u8], _: &Bytes) {
+        self.extend_from_slice(slice);
+    }
+}
+
+impl<S: Sink> ObjectWriter<&mut S> {
     /// Adds a field whose value is a part of `whole`.
     pub fn slice(&mut self, name: &str, value: &RawValue, whole: &Bytes) {
-        self.name(name).out().share(value.get().as_bytes(), whole);
+        self.name(name).out().slice(value.get().as_bytes(), whole);
     }
 }
 
@@ -160,10 +183,11 @@ impl Events {
 
     fn close(&mut self, entries: u64, parts: u32) {
         if std::mem::take(&mut self.open) {
+            let mut room = [0; EventId::MAX_LEN];
             let id = EventId { again: self.again, entries, parts };
-            let before = self.out.text.len();
-            write!(self.out.text, "\nid: {id}\n\n").expect("memory takes everything");
-            self.out.len += self.out.text.len() - before;
+            self.out.put(b"\nid: ");
+            self.out.put(id.write(&mut room));
+            self.out.put(b"\n\n");
         }
     }
 }

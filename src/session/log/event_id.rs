@@ -1,6 +1,6 @@
 //! Where a client stands in a stream: the `id` of an event.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 /// Everything up to and with an event of the log, and so many parts of the one after it.
@@ -24,13 +24,43 @@ const AGAIN: &str = "r";
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
+impl EventId {
+    /// The longest that is written, in bytes.
+    pub const MAX_LEN: usize = AGAIN.len() + 20 + 1 + 10;
+
+    /// Its text, for which there is room. It stands at each event; what formats anything takes longer than the rest.
+    pub fn write(self, room: &mut [u8; Self::MAX_LEN]) -> &[u8] {
+        let mut begin = room.len();
+        if self.parts > 0 {
+            begin = digits(room, begin, self.parts.into()) - 1;
+            room[begin] = b'.';
+        }
+        begin = digits(room, begin, self.entries);
+        if self.again {
+            begin -= AGAIN.len();
+            room[begin..begin + AGAIN.len()].copy_from_slice(AGAIN.as_bytes());
+        }
+        &room[begin..]
+    }
+}
+
+/// Writes a number so that it ends before `end`; answers where it begins.
+fn digits(room: &mut [u8], end: usize, mut number: u64) -> usize {
+    let mut begin = end;
+    loop {
+        begin -= 1;
+        room[begin] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            return begin;
+        }
+    }
+}
+
 impl fmt::Display for EventId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.again { AGAIN } else { "" };
-        match self.parts {
-            0 => write!(out, "{kind}{}", self.entries),
-            parts => write!(out, "{kind}{}.{parts}", self.entries),
-        }
+        let mut room = [0; Self::MAX_LEN];
+        self.write(&mut room).iter().try_for_each(|byte| out.write_char(char::from(*byte)))
     }
 }
 
@@ -57,7 +87,9 @@ mod tests {
 
     #[test]
     fn an_id_is_read_as_it_was_written_and_in_no_other_form() {
-        for text in ["0", "1", "12", "0.1", "12.34", "r0", "r2", "r1.3", "18446744073709551614"] {
+        let longest = "r18446744073709551614.4294967295";
+        assert_eq!(longest.len(), EventId::MAX_LEN);
+        for text in ["0", "1", "12", "0.1", "12.34", "r0", "r2", "r1.3", "18446744073709551614", longest] {
             assert_eq!(text.parse::<EventId>().map(|id| id.to_string()).as_deref(), Ok(text));
         }
         let wrong = [

@@ -8,6 +8,7 @@ mod tape;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -128,7 +129,7 @@ impl Log {
         let limit = if self.0.budget.is_over() { 0 } else { tape::KEPT };
         self.change(|tape| {
             tape.keep(limit);
-            tape.push(event, Instant::now(), |waker| match first {
+            tape.push(event, Instant::now, |waker| match first {
                 None => first = Some(waker),
                 Some(_) => others.push(waker),
             });
@@ -240,6 +241,37 @@ impl Reader {
         match read {
             Read::Event(number, event) => Poll::Ready(Some(Ok((number, event)))),
             Read::Wait => Poll::Pending,
+            Read::Lost => Poll::Ready(Some(Err(Lost))),
+            Read::End => Poll::Ready(None),
+        }
+    }
+
+    /// The next events as [`Self::poll_next`] gives them, all that are there up to a weight of `most`, which the last one
+    /// may exceed; at least one. So they are asked for once, and those behind them wait that long.
+    pub fn poll_some(
+        &mut self,
+        context: &mut Context<'_>,
+        most: usize,
+        into: &mut VecDeque<(u64, TurnEvent)>,
+    ) -> Poll<Option<Result<(), Lost>>> {
+        let mut taken = 0;
+        let read = self.log.change(|tape| {
+            let now = Instant::now();
+            while taken < most {
+                match tape.read(self.key, now, context.waker()) {
+                    Read::Event(number, event) => {
+                        taken += weight(&event);
+                        into.push_back((number, event));
+                    }
+                    other => return other,
+                }
+            }
+            Read::Wait
+        });
+        match read {
+            // Whatever comes after them is told again.
+            _ if taken > 0 => Poll::Ready(Some(Ok(()))),
+            Read::Event(..) | Read::Wait => Poll::Pending,
             Read::Lost => Poll::Ready(Some(Err(Lost))),
             Read::End => Poll::Ready(None),
         }

@@ -120,8 +120,9 @@ impl Tape {
         }
     }
 
-    /// Adds an event; nothing may follow an end. Wakes who waits for it through `wake`.
-    pub fn push(&mut self, event: TurnEvent, now: Instant, mut wake: impl FnMut(Waker)) {
+    /// Adds an event; nothing may follow an end. Wakes who waits for it through `wake`. The time is asked for only
+    /// where somebody had nothing to do.
+    pub fn push(&mut self, event: TurnEvent, now: impl Fn() -> Instant, mut wake: impl FnMut(Waker)) {
         debug_assert!(!self.ended, "an event after the end");
         let weight = weight(&event);
         self.ended = !matches!(event, TurnEvent::Delta(_));
@@ -130,7 +131,7 @@ impl Tape {
         self.last += 1;
         self.entries.push_back(Entry { event, end: self.written });
         for reader in &mut self.readers {
-            reader.busy_since.get_or_insert(now);
+            reader.busy_since.get_or_insert_with(&now);
             reader.waker.take().into_iter().for_each(&mut wake);
         }
         self.trim(wake);
@@ -277,6 +278,9 @@ impl Tape {
     /// Drops what is too much and has been read by the fastest reader. Who would have read it is lost. Where there is
     /// little room, readers that are slower still get what they need in the next moment.
     fn trim(&mut self, mut wake: impl FnMut(Waker)) {
+        if self.kept <= self.limit {
+            return;
+        }
         let read = self.passed_on();
         while self.kept > self.limit {
             let first = self.first();

@@ -156,7 +156,7 @@ impl Play {
         for reader in &mut self.model.readers {
             reader.busy_since.get_or_insert(self.now);
         }
-        self.tape.push(event, self.now, Waker::wake);
+        self.tape.push(event, || self.now, Waker::wake);
     }
 
     fn any_reader(&mut self) -> Option<usize> {
@@ -263,7 +263,7 @@ fn a_writer_that_waits_for_room_is_never_more_ahead_than_the_bound() {
     let event = || TurnEvent::Delta(Bytes::from_static(&[b'x'; 200]));
     let mut written = 0;
     while tape.has_room(weight(&event())) {
-        tape.push(event(), now, Waker::wake);
+        tape.push(event(), || now, Waker::wake);
         written += 1;
     }
     assert_eq!(written, AHEAD / (200 + ENTRY));
@@ -278,7 +278,7 @@ fn a_slow_reader_loses_its_place_and_a_fast_one_nothing() {
     for number in 0..10_000 {
         let event = delta(number, 300);
         assert!(tape.has_room(weight(&event)));
-        tape.push(event, now, Waker::wake);
+        tape.push(event, || now, Waker::wake);
         let Read::Event(_, event) = tape.read(fast, now, Waker::noop()) else { panic!("no event") };
         assert_eq!(number_in(&event), Some(number));
         assert!(tape.kept() <= KEPT + 400);
@@ -293,13 +293,35 @@ fn a_reader_that_takes_nothing_counts_as_gone_and_may_come_back() {
     let key = tape.join(EventId::default(), now).expect("a new log");
     tape.sweep(now + STALL_LIMIT * 2);
     assert_eq!(tape.present(), 1, "there was nothing to take");
-    tape.push(delta(0, AHEAD), now, Waker::wake);
+    tape.push(delta(0, AHEAD), || now, Waker::wake);
     tape.sweep(now + STALL_LIMIT - Duration::from_millis(1));
     assert_eq!((tape.present(), tape.has_room(1)), (1, false));
     tape.sweep(now + STALL_LIMIT);
     assert_eq!((tape.present(), tape.has_room(1)), (0, true));
     assert!(matches!(tape.read(key, now, Waker::noop()), Read::Event(1, _)));
     assert_eq!((tape.present(), tape.has_room(1)), (1, false));
+}
+
+#[test]
+fn what_is_there_is_taken_at_once_up_to_a_weight() {
+    let log = Log::new(Arc::new(Budget::new(usize::MAX)));
+    let mut reader = log.read().expect("a new log");
+    let mut context = Context::from_waker(Waker::noop());
+    let mut some = |most: usize| {
+        let mut into = VecDeque::new();
+        let read = reader.poll_some(&mut context, most, &mut into);
+        (read, into.into_iter().map(|(number, _)| number).collect::<Vec<_>>())
+    };
+    assert_eq!(some(1_000), (Poll::Pending, vec![]));
+    (0..5).for_each(|number| log.push(delta(number, 100)));
+    let one = 100 + ENTRY;
+    assert_eq!(some(1), (Poll::Ready(Some(Ok(()))), vec![1]));
+    assert_eq!(some(one + 1), (Poll::Ready(Some(Ok(()))), vec![2, 3]));
+    assert_eq!(some(1_000), (Poll::Ready(Some(Ok(()))), vec![4, 5]));
+    assert_eq!(some(1_000), (Poll::Pending, vec![]));
+    log.push(cancelled());
+    assert_eq!(some(1_000), (Poll::Ready(Some(Ok(()))), vec![6]));
+    assert_eq!(some(1_000), (Poll::Ready(None), vec![]));
 }
 
 #[derive(Default)]

@@ -9,7 +9,8 @@ use crate::json::{ObjectWriter, Raw};
 use crate::session::Ended;
 use crate::wire::openai::chat::Told;
 use crate::wire::openai::error::ErrorObject;
-use crate::wire::sse::Events;
+use crate::wire::sse::{Events, Sink};
+use crate::wire::template::Template;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -34,31 +35,54 @@ struct Delta<'a> {
     tool_calls: Option<&'a RawValue>,
 }
 
-/// A chunk of the answer: text, tool calls, both or neither of the first choice.
-pub fn delta(chunk: &Bytes, out: &mut Events) {
-    let Ok(Chunk { choices }) = serde_json::from_slice(chunk) else { return };
-    for choice in choices.iter().filter(|choice| choice.index == 0) {
-        let Some(Delta { content, tool_calls }) = choice.delta else { continue };
-        let mut part = |kind: &str, data: Option<&RawValue>| {
-            let said = data.filter(|data| !matches!(data.get(), "null" | "\"\"" | "[]"));
-            if let Some(data) = said
-                && let Some(out) = out.event()
-            {
-                let mut writer = ObjectWriter::into(out);
-                writer.value("type", kind);
-                writer.slice("data", data, chunk);
-                writer.close();
+/// Writes the chunks of one stream.
+#[derive(Default)]
+pub struct DeltaWriter(Template);
+
+impl DeltaWriter {
+    /// A chunk of the answer: text, tool calls, both or neither of the first choice.
+    pub fn delta(&mut self, chunk: &Bytes, out: &mut Events) {
+        if self.0.write(chunk, out) {
+            return;
+        }
+        for (kind, data) in said(chunk) {
+            if let Some(out) = out.event() {
+                write(kind, data, chunk, out);
             }
-        };
-        part("content", content);
-        part("tool_calls", tool_calls);
+        }
+        self.0.learn(chunk, |chunk| {
+            let mut text = Vec::new();
+            match said(chunk)[..] {
+                [(kind, data)] => write(kind, data, chunk, &mut text),
+                _ => return None,
+            }
+            Some(text)
+        });
     }
 }
 
+/// What a chunk says, in the order in which it is written.
+fn said(chunk: &[u8]) -> Vec<(&'static str, &RawValue)> {
+    let Ok(Chunk { choices }) = serde_json::from_slice(chunk) else { return Vec::new() };
+    let deltas = choices.iter().filter(|choice| choice.index == 0).filter_map(|choice| choice.delta);
+    let parts = deltas.flat_map(|Delta { content, tool_calls }| {
+        [("content", content), ("tool_calls", tool_calls)].map(|(kind, data)| Some((kind, data?)))
+    });
+    let said = |(_, data): &(_, &RawValue)| !matches!(data.get(), "null" | "\"\"" | "[]");
+    parts.flatten().filter(said).collect()
+}
+
+fn write(kind: &str, data: &RawValue, chunk: &Bytes, out: &mut impl Sink) {
+    let mut writer = ObjectWriter::into(out);
+    writer.value("type", kind);
+    writer.slice("data", data, chunk);
+    writer.close();
+}
+
 /// The end.
-pub fn ended(told: &Told, ended: &Ended, tail: &[Bytes], out: &mut Events) {
+pub fn ended(told: &Told, ended: &Ended, tail: &[Bytes], deltas: &mut DeltaWriter, out: &mut Events) {
     for chunk in tail {
-        delta(chunk, out);
+        deltas.delta(chunk, out);
     }
     let mut metrics = json!({
         "prompt_tokens": ended.usage.prompt,

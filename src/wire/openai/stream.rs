@@ -5,71 +5,102 @@ use bytes::Bytes;
 use crate::json::{Object, ObjectWriter, Raw};
 use crate::session::Ended;
 use crate::wire::openai::chat::{Told, usage};
-use crate::wire::sse::Events;
+use crate::wire::sse::{Events, Sink};
+use crate::wire::template::Template;
 
 /// Writes the events of one stream.
 pub struct ChunkWriter {
     told: Told,
     include_usage: bool,
+    template: Template,
 }
 
 impl ChunkWriter {
     /// A writer for one stream.
     pub fn new(told: Told, include_usage: bool) -> Self {
-        Self { told, include_usage }
+        Self { told, include_usage, template: Template::default() }
     }
 
     /// A chunk of the answer.
-    pub fn delta(&self, chunk: &Bytes, out: &mut Events) {
+    pub fn delta(&mut self, chunk: &Bytes, out: &mut Events) {
+        // The first one tells the session, too.
+        let first = out.at_start();
+        if !first && self.template.write(chunk, out) {
+            return;
+        }
         let usage = self.include_usage.then(|| Raw::trusted(&b"null"[..]));
-        self.chunk(chunk, usage, out);
+        self.chunk(chunk, usage.as_ref(), out);
+        if !first {
+            let told = &self.told;
+            self.template.learn(chunk, |chunk| {
+                let mut text = Vec::new();
+                write(told, &fields(chunk)?, chunk, usage.as_ref(), false, &mut text);
+                Some(text)
+            });
+        }
     }
 
     /// The end: why the answer ended, usage for who asked, `[DONE]`.
-    pub fn ended(&self, ended: &Ended, tail: &[Bytes], out: &mut Events) {
+    pub fn ended(&mut self, ended: &Ended, tail: &[Bytes], out: &mut Events) {
         for chunk in tail {
             self.delta(chunk, out);
         }
         if self.include_usage {
             let bare = Bytes::from_static(b"{\"choices\":[]}");
-            self.chunk(ended.usage_chunk.as_ref().unwrap_or(&bare), Some(usage(&self.told, ended)), out);
+            let usage = usage(&self.told, ended);
+            self.chunk(ended.usage_chunk.as_ref().unwrap_or(&bare), Some(&usage), out);
         }
         out.last(b"[DONE]");
     }
 
-    /// The provider's fields in their order; id, model and usage are ours.
-    fn chunk(&self, chunk: &Bytes, usage: Option<Raw>, out: &mut Events) {
-        // What is no object was refused when it was read.
-        let Ok(Object(fields)) = serde_json::from_slice::<Object<'_>>(chunk) else { return };
+    fn chunk(&self, chunk: &Bytes, usage: Option<&Raw>, out: &mut Events) {
+        let Some(fields) = fields(chunk) else { return };
         let first = out.at_start();
         let Some(out) = out.event() else { return };
-        let has = |name: &str| fields.iter().any(|(own, _)| own == name);
-        let mut writer = ObjectWriter::into(out);
-        writer.value("id", &self.told.completion);
-        if !has("object") {
-            writer.value("object", "chat.completion.chunk");
-        }
-        if !has("created") {
-            writer.value("created", &self.told.created);
-        }
-        if !has("model") {
-            writer.value("model", &self.told.agent);
-        }
-        for (name, value) in &fields {
-            match &**name {
-                "id" | "usage" => {}
-                "model" => writer.value("model", &self.told.agent),
-                name => writer.slice(name, value, chunk),
-            }
-        }
-        if let Some(usage) = usage {
-            writer.field("usage", usage.bytes());
-        }
-        if first {
-            writer.value("session_id", &self.told.session);
-        }
-        writer.close();
+        write(&self.told, &fields, chunk, usage, first, out);
     }
+}
+
+/// The fields of a chunk. What is no object was refused when it was read.
+fn fields(chunk: &[u8]) -> Option<Object<'_>> {
+    serde_json::from_slice(chunk).ok()
+}
+
+/// The provider's fields in their order; id, model and usage are ours.
+fn write(
+    told: &Told,
+    Object(fields): &Object<'_>,
+    chunk: &Bytes,
+    usage: Option<&Raw>,
+    first: bool,
+    out: &mut impl Sink,
+) {
+    let has = |name: &str| fields.iter().any(|(own, _)| own == name);
+    let mut writer = ObjectWriter::into(out);
+    writer.value("id", &told.completion);
+    if !has("object") {
+        writer.value("object", "chat.completion.chunk");
+    }
+    if !has("created") {
+        writer.value("created", &told.created);
+    }
+    if !has("model") {
+        writer.value("model", &told.agent);
+    }
+    for (name, value) in fields {
+        match &**name {
+            "id" | "usage" => {}
+            "model" => writer.value("model", &told.agent),
+            name => writer.slice(name, value, chunk),
+        }
+    }
+    if let Some(usage) = usage {
+        writer.field("usage", usage.bytes());
+    }
+    if first {
+        writer.value("session_id", &told.session);
+    }
+    writer.close();
 }
 
 #[cfg(test)]
@@ -88,7 +119,7 @@ mod tests {
         ChunkWriter::new(told, include_usage)
     }
 
-    fn written(writer: &ChunkWriter, number: u64, chunk: &'static str) -> String {
+    fn written(writer: &mut ChunkWriter, number: u64, chunk: &'static str) -> String {
         let mut events = Events::after(EventId::default());
         events.begin(number);
         writer.delta(&Bytes::from_static(chunk.as_bytes()), &mut events);
@@ -99,20 +130,20 @@ mod tests {
 
     #[test]
     fn ids_are_ours_and_the_rest_is_untouched() {
-        let writer = writer(false);
+        let mut writer = writer(false);
         let chunk = r#"{"id":"x","object":"chat.completion.chunk","created":1,"model":"real","choices":[ {"a":1.0} ],"usage":null,"v":{}}"#;
-        let first = written(&writer, 1, chunk);
+        let first = written(&mut writer, 1, chunk);
         assert_eq!(
             first,
             "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"ag_1\",\
              \"choices\":[ {\"a\":1.0} ],\"v\":{},\"session_id\":\"sess_1\"}\nid: 1\n\n"
         );
-        assert!(!written(&writer, 2, chunk).contains("session_id"));
+        assert!(!written(&mut writer, 2, chunk).contains("session_id"));
     }
 
     #[test]
     fn a_bare_chunk_gets_what_clients_need() {
-        let text = written(&writer(true), 1, r#"{"choices":[]}"#);
+        let text = written(&mut writer(true), 1, r#"{"choices":[]}"#);
         for field in ["\"id\":", "\"object\":\"chat.completion.chunk\"", "\"created\":7", "\"usage\":null"] {
             assert!(text.contains(field), "{field} in {text}");
         }
