@@ -3,6 +3,7 @@
 //! Everything here is the same from run to run: what is asked, said and stored is fixed, and no socket takes part. Alone
 //! (`cargo bench --bench cost [-- NAME]`) it tells times instead.
 
+mod plain;
 mod wire;
 
 use std::hint::black_box;
@@ -19,6 +20,8 @@ pub struct Scenario {
     /// How many of what is counted one run of `work` does.
     units: usize,
     work: Box<dyn FnMut() -> anyhow::Result<()>>,
+    /// Whether what was done is right, as far as `work` does not tell.
+    check: Option<Box<dyn Fn() -> anyhow::Result<()>>>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -26,7 +29,9 @@ fn main() -> anyhow::Result<()> {
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _entered = runtime.enter();
-    for mut scenario in wire::scenarios()? {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let scenarios = plain::scenarios(directory.path())?.into_iter().chain(wire::scenarios()?);
+    for mut scenario in scenarios {
         if !scenario.name.starts_with(&wanted) {
             continue;
         }
@@ -35,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         let began = Instant::now();
         counted(&mut *scenario.work)?;
         let each = began.elapsed().as_nanos() / scenario.units as u128;
+        scenario.check.map_or(Ok(()), |check| check())?;
         println!("{}\t{}\t{each} ns", scenario.name, scenario.units);
     }
     Ok(())

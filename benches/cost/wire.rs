@@ -50,7 +50,7 @@ pub fn scenarios() -> anyhow::Result<Vec<Scenario>> {
             }
             Ok(())
         };
-        Ok(Scenario { name, units: STREAMS * CHUNKS, work: Box::new(work) })
+        Ok(Scenario { name, units: STREAMS * CHUNKS, work: Box::new(work), check: None })
     })
     .collect()
 }

@@ -211,7 +211,10 @@ impl Reply {
     /// Takes in a chunk that goes on with a text as one before it did.
     fn go_on(&mut self, chunk: &[u8]) -> Option<()> {
         let (said, Says { choice, place, around }) = self.known.said(chunk)?;
-        let text = serde_json::from_slice::<Key<'_>>(said.quoted).ok()?.0;
+        let text = match said.plain {
+            true => Cow::Borrowed(std::str::from_utf8(said.text).ok()?),
+            false => serde_json::from_slice::<Key<'_>>(said.quoted).ok()?.0,
+        };
         let choice = &mut self.choices[*choice];
         let other = match place {
             Place::Content => {

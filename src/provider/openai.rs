@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{self, LocalBoxStream, Stream, StreamExt};
+use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
@@ -99,7 +101,7 @@ fn in_place_of_answer(body: &Bytes) -> Option<Raw> {
 }
 
 /// The request as the provider gets it: the client's fields in their order, ours in their place.
-fn request_body(call: Call, output_field: OutputField) -> Bytes {
+pub fn request_body(call: Call, output_field: OutputField) -> Bytes {
     let size: usize = call.messages.iter().map(|message| message.bytes().len() + 1).sum();
     let mut body = ObjectWriter::with_capacity(size + 1_024);
     body.value("model", &call.model);
@@ -203,7 +205,8 @@ where
 
 /// The error in the place of a chunk, looked for where the word is.
 pub fn error_event(data: &Bytes) -> Option<Raw> {
-    memchr::memmem::find(data, b"\"error\"").and_then(|_| in_place_of_answer(data))
+    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+    ERROR.find(data).and_then(|_| in_place_of_answer(data))
 }
 
 #[cfg(test)]

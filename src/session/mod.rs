@@ -9,7 +9,7 @@ mod attempt;
 mod conduct;
 pub mod log;
 mod messages;
-mod prompt;
+pub mod prompt;
 mod registry;
 mod relay;
 mod replay;

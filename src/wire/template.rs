@@ -27,7 +27,7 @@ impl Template {
     pub fn write(&mut self, chunk: &[u8], out: &mut Events) -> bool {
         let Some((said, parts)) = self.0.said(chunk) else { return false };
         // In a field that nobody reads it may be no text, and then nothing is written.
-        if std::str::from_utf8(said.text).is_err() {
+        if !said.plain && std::str::from_utf8(said.text).is_err() {
             return false;
         }
         if let Some(out) = out.event() {
