@@ -1,9 +1,13 @@
-//! What reserving and settling costs: `cargo bench --bench ledger [-- SECONDS [DIRECTORY]]`.
+//! What reserving and settling costs: `cargo bench --bench ledger [-- SECONDS [DIRECTORY]]`, and with `-- turns` what
+//! the writer does for a turn (see [`turns`]).
 //!
 //! Callers that are in flight at the same time each reserve, wait for the commit, settle, wait for the commit,
 //! and begin again. They do so through the writer, which commits in groups, and through a thread that makes the
 //! same statements one transaction each. fsync is on in both. The database lies in cargo's directory for
 //! temporary files unless another is named; it has to be on the disk that is meant.
+
+mod books;
+mod turns;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -14,26 +18,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diesel::prelude::*;
-use switchboard::billing::money::Nanos;
 use switchboard::billing::price::Price;
 use switchboard::clock;
-use switchboard::conversation::agent::{Agent, Definition};
-use switchboard::conversation::turn::Completeness;
-use switchboard::conversation::usage::{Usage, UsageSource};
 use switchboard::error::Error;
-use switchboard::id::{CompletionId, HoldId, RequestId};
-use switchboard::store::account::{self, AccountRow};
-use switchboard::store::hold::{self, Candidate, NewHold, Settlement};
-use switchboard::store::ledger_entry::{self, NewEntry};
-use switchboard::store::session::StoredTurn;
+use switchboard::store::connection;
+use switchboard::store::hold;
 use switchboard::store::writer::{Lane, WriteError, Writer};
-use switchboard::store::{agent, connection, price, verify};
 use tokio::sync::oneshot;
 
 /// Callers at the same time.
 const IN_FLIGHT: [usize; 4] = [1, 16, 256, 1_000];
-/// Accounts they share.
-const ACCOUNTS: usize = 64;
 /// How long each run takes unless told otherwise, in seconds.
 const SECONDS: f64 = 5.0;
 /// What comes before that and is not counted.
@@ -49,7 +43,10 @@ const AIM_FSYNCS: f64 = 8.0;
 
 fn main() -> anyhow::Result<()> {
     // Cargo passes `--bench`.
-    let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
+    let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).peekable();
+    if args.next_if_eq("turns").is_some() {
+        return turns::run(args);
+    }
     let seconds = args.next().map_or(Ok(SECONDS), |told| told.parse().context("SECONDS is not a number"))?;
     let directory = args.next().map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     let span = Duration::try_from_secs_f64(seconds).context("SECONDS is not a span of time")?;
@@ -228,7 +225,7 @@ fn run(
     let data = tempfile::tempdir_in(directory)?;
     let file = connection::database_file(data.path());
     let mut conn = connection::open_writer(&file)?;
-    let of_price = prepare(&mut conn)?;
+    let of_price = books::prepare(&mut conn)?;
     let queue = Arc::new(queue(conn)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let times = Arc::new(Mutex::new(Vec::new()));
@@ -249,7 +246,7 @@ fn run(
     })?;
     let after = queue.batches();
     Arc::into_inner(queue).context("a caller is left")?.end()?;
-    sound(&file)?;
+    books::sound(&file)?;
     let times = std::mem::take(&mut *times.lock().map_err(|_| anyhow::anyhow!("a caller panicked"))?);
     let (reserves, settles): (Vec<_>, Vec<_>) = times.into_iter().unzip();
     Ok(Figures {
@@ -277,15 +274,15 @@ impl Caller {
         times: Arc<Mutex<Vec<(Duration, Duration)>>>,
     ) -> anyhow::Result<()> {
         let mut own = Vec::new();
-        let account = format!("account_{}", self.number % ACCOUNTS);
+        let account = books::account(self.number);
         loop {
-            let new = self.hold(&account);
+            let new = books::hold(self.number, &self.price);
             let id = new.id.clone();
             let began = Instant::now();
             let queued = self.queue.submit(Lane::Open, &account, move |conn| hold::reserve(conn, &new))?;
             queued.await??;
             let reserved = Instant::now();
-            let settlement = settlement();
+            let settlement = books::settlement();
             let queued = self.queue.submit(Lane::Close, &account, move |conn| {
                 hold::settle(conn, &id, &settlement, None, clock::now_ms())
             })?;
@@ -301,110 +298,4 @@ impl Caller {
         times.lock().map_err(|_| anyhow::anyhow!("a caller panicked"))?.append(&mut own);
         Ok(())
     }
-
-    fn hold(&self, account: &str) -> NewHold {
-        NewHold {
-            id: HoldId::random().to_string(),
-            account: account.to_owned(),
-            key: format!("key_{}", self.number % ACCOUNTS),
-            budget: None,
-            agent: "agent_bench".to_owned(),
-            session: format!("session_{}", self.number),
-            session_by_server: false,
-            completion: CompletionId::random().to_string(),
-            request: RequestId::random().to_string(),
-            idempotency: None,
-            step: 1,
-            candidates: vec![Candidate { model: "bench/model".to_owned(), price: self.price.clone() }],
-            prompt_max: 1_000,
-            n: 1,
-            wanted_output: 500,
-            least_output: 500,
-            epoch: 1,
-            now: clock::now_ms(),
-            expires_at: clock::now_ms() + 600_000,
-        }
-    }
-}
-
-fn settlement() -> Settlement {
-    Settlement {
-        usage: Usage { prompt: 700, cached: 100, output: 300 },
-        source: UsageSource::Upstream,
-        served: None,
-        turn: Some(StoredTurn {
-            messages: vec![format!(r#"{{"role":"user","content":"{}"}}"#, "ask ".repeat(60))],
-            reply: format!(r#"{{"role":"assistant","content":"{}"}}"#, "say ".repeat(120)),
-            completeness: Completeness::Complete,
-            metadata: None,
-            opening: None,
-        }),
-        summary: None,
-        answer: None,
-    }
-}
-
-/// Accounts with enough money, and a price.
-fn prepare(conn: &mut SqliteConnection) -> anyhow::Result<Arc<Price>> {
-    let of_price = Price {
-        id: "price_bench".into(),
-        model: "bench/model".to_owned(),
-        effective_from: 0,
-        input: Nanos(150_000_000),
-        cached_input: Nanos(75_000_000),
-        output: Nanos(600_000_000),
-        per_request: Nanos(0),
-    };
-    conn.immediate_transaction(|conn| {
-        price::insert(conn, &of_price)?;
-        for number in 0..ACCOUNTS {
-            let id = format!("account_{number}");
-            account::insert(
-                conn,
-                &AccountRow {
-                    account_id: id.clone(),
-                    name: id.clone(),
-                    status: "active".to_owned(),
-                    limits: "{}".to_owned(),
-                    last_seq: 0,
-                    available: 0,
-                    held: 0,
-                    agent_count: 0,
-                    session_count: 0,
-                    created_at: 0,
-                    retention_days: None,
-                    closed_at: None,
-                },
-            )?;
-            let topup = NewEntry {
-                account: &id,
-                kind: "topup",
-                external_ref: Some(&id),
-                delta: 1_000_000 * Nanos::DOLLAR.0,
-                actor: "bench",
-                ..NewEntry::default()
-            };
-            ledger_entry::post(conn, &topup)?;
-        }
-        agent::insert(
-            conn,
-            &Agent {
-                id: "agent_bench".into(),
-                account: "account_0".into(),
-                definition: Definition { name: "bench".to_owned(), ..Definition::default() },
-                created_at: 0,
-                updated_at: 0,
-            },
-        )?;
-        Ok::<_, WriteError>(())
-    })
-    .map_err(|cause| anyhow::anyhow!("filling the database: {cause:?}"))?;
-    Ok(Arc::new(of_price))
-}
-
-/// What was measured has to be right as well.
-fn sound(file: &Path) -> anyhow::Result<()> {
-    let report = verify::run(&mut connection::open_reader(file)?)?;
-    anyhow::ensure!(report.ok, "the books are wrong: {:?}", report.checks);
-    Ok(())
 }
