@@ -23,27 +23,37 @@ pub fn base62(len: usize) -> String {
     text
 }
 
-/// Characters of [`in_order`] that tell when.
-const WHEN: usize = 8;
+/// Characters of [`in_order`] that tell when, to the millisecond until the year 2081.
+const WHEN: usize = 7;
+/// Characters of [`in_groups`] that tell when.
+const ROUGHLY: usize = 3;
+/// How long what [`in_groups`] makes begins alike: about as long as a page of an index takes to fill under load.
+const ALIKE_MS: u64 = 64;
 
 /// `len` characters of base62 that begin with the time in milliseconds, so that what is made later sorts behind.
 ///
 /// Rows that are made together then lie together in their indexes. At random places each of them would have a page
 /// of its own written, in the log and in the database.
 fn in_order(len: usize) -> String {
-    let mut millis = u64::try_from(clock::now_ms()).unwrap_or(0);
-    let mut when = [b'0'; WHEN];
-    for digit in when.iter_mut().rev() {
-        *digit = BASE62[usize::try_from(millis % 62).unwrap_or(0)];
-        millis /= 62;
-    }
-    let mut text: String = when.into_iter().map(char::from).collect();
+    let mut text = base62_number(now(), WHEN);
     text.push_str(&base62(len.saturating_sub(WHEN)));
     text
 }
 
-/// `number` in base62, padded with zeros to `width`.
-pub fn base62_number(mut number: u32, width: usize) -> String {
+/// The same for short ids that nobody may guess: what is made at the same time begins alike, and so does what is made
+/// every four hours. All but three characters are random.
+fn in_groups(len: usize) -> String {
+    let mut text = base62_number(now() / ALIKE_MS, ROUGHLY);
+    text.push_str(&base62(len.saturating_sub(ROUGHLY)));
+    text
+}
+
+fn now() -> u64 {
+    u64::try_from(clock::now_ms()).unwrap_or(0)
+}
+
+/// The last `width` digits of `number` in base62, padded with zeros.
+pub fn base62_number(mut number: u64, width: usize) -> String {
     let mut digits = vec![b'0'; width];
     for digit in digits.iter_mut().rev() {
         *digit = BASE62[(number % 62) as usize];
@@ -104,13 +114,13 @@ ids! {
     AgentId;
     /// An API key's id (not its secret): `key_` and 16 characters.
     KeyId;
-    /// The name of a session: `sess_` and 20 characters, or what the client chose.
+    /// The name of a session: `sess_` and 20 characters, 17 of them random, or what the client chose.
     SessionName;
-    /// One turn's answer: `chatcmpl-` and 24 characters, the first 8 of them the time.
+    /// One turn's answer: `chatcmpl-` and 24 characters, the first 7 of them the time.
     CompletionId;
-    /// One HTTP request: `req_` and 24 characters, the first 8 of them the time.
+    /// One HTTP request: `req_` and 24 characters, the first 7 of them the time.
     RequestId;
-    /// A reservation of money: `hold_` and 20 characters, the first 8 of them the time.
+    /// A reservation of money: `hold_` and 20 characters, the first 7 of them the time.
     HoldId;
     /// A row of the price list: `price_` and 16 characters.
     PriceId;
@@ -150,7 +160,7 @@ impl SessionName {
 
     /// A new, random name.
     pub fn random() -> Self {
-        format!("sess_{}", base62(20)).into()
+        format!("sess_{}", in_groups(20)).into()
     }
 
     /// A name of the client's: 1 to 128 of `A-Za-z0-9_.:-`.
@@ -230,6 +240,15 @@ mod tests {
     }
 
     #[test]
+    fn names_of_sessions_that_are_made_together_begin_alike_and_differ() {
+        let group = |name: &SessionName| name.as_str()[..8].to_owned();
+        // Two groups may be met at a border, and not a third.
+        let (one, other, third) = (SessionName::random(), SessionName::random(), SessionName::random());
+        assert!(group(&one) == group(&other) || group(&other) == group(&third), "{one} {other} {third}");
+        assert_ne!(one, other);
+    }
+
+    #[test]
     fn a_session_name_is_plain_and_short() {
         assert!(SessionName::chosen("user:42.thread-1").is_some());
         assert!(SessionName::chosen("").is_none());
@@ -243,6 +262,7 @@ mod tests {
         assert_eq!(base62_number(0, 6), "000000");
         assert_eq!(base62_number(61, 6), "00000z");
         assert_eq!(base62_number(62, 6), "000010");
-        assert_eq!(base62_number(u32::MAX, 6).len(), 6);
+        assert_eq!(base62_number(u32::MAX.into(), 6).len(), 6);
+        assert_eq!(base62_number(62 * 62 + 1, 2), "01");
     }
 }

@@ -53,7 +53,7 @@ pub type Digest = [u8; 32];
 /// Prefix, 34 random characters, and the CRC-32 of all that in base62: a typo is found without the database.
 pub fn generate(kind: KeyKind) -> String {
     let mut secret = format!("{}{}", kind.prefix(), base62(BODY - CHECKSUM));
-    let checksum = base62_number(crc32fast::hash(secret.as_bytes()), CHECKSUM);
+    let checksum = base62_number(crc32fast::hash(secret.as_bytes()).into(), CHECKSUM);
     secret.push_str(&checksum);
     secret
 }
@@ -66,7 +66,7 @@ pub fn check(secret: &str) -> Option<Digest> {
         return None;
     }
     let (front, checksum) = secret.split_at(secret.len() - CHECKSUM);
-    let expected = base62_number(crc32fast::hash(front.as_bytes()), CHECKSUM);
+    let expected = base62_number(crc32fast::hash(front.as_bytes()).into(), CHECKSUM);
     (checksum == expected).then(|| digest(secret))
 }
 
