@@ -108,7 +108,8 @@ impl Bench {
             opening,
         };
         let of = Of { account: ACCOUNT, agent: AGENT, session: named, completion: &completion, hold: "hold" };
-        Ok(session::append_turn(&mut self.conn, of, &turn, 1)?)
+        let own = session::standing(&mut self.conn, of)?.context("the session")?;
+        Ok(session::append_turn(&mut self.conn, own, of, &turn, 1)?)
     }
 
     fn ensure(&mut self, named: &str) -> anyhow::Result<()> {

@@ -1,11 +1,13 @@
 //! Queries on `account`. Rows only: what a balance means is in `billing`.
 
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Bool, Nullable, Text as SqlText};
 
+use crate::billing::money::Nanos;
 use crate::error::Error;
 use crate::store::fixed::Value::{Int, Text};
 use crate::store::fixed::fixed;
+use crate::store::schema::account::columns;
 use crate::store::schema::account::dsl::*;
 use crate::store::writer::WriteError;
 use crate::store::{account_provider, agent, api_key, webhook};
@@ -114,42 +116,97 @@ pub fn with_retention(conn: &mut SqliteConnection) -> QueryResult<Vec<(String, i
         .load(conn)
 }
 
-/// Moves `amount` from available to held; `false` if the account is not active or cannot pay.
-pub fn reserve(conn: &mut SqliteConnection, id: &str, amount: i64) -> QueryResult<bool> {
-    const MOVE: &str = "UPDATE account SET available = available - ?, held = held + ? \
+/// What may be spent.
+pub fn available(conn: &mut SqliteConnection, id: &str) -> QueryResult<Nanos> {
+    account.find(id).select(columns::available).get_result(conn).map(Nanos)
+}
+
+/// What may be spent, and what is set aside.
+pub fn money(conn: &mut SqliteConnection, id: &str) -> QueryResult<(Nanos, Nanos)> {
+    let (free, aside) = account.find(id).select((columns::available, columns::held)).get_result(conn)?;
+    Ok((Nanos(free), Nanos(aside)))
+}
+
+/// Moves `amount` from available to held and counts `begun` sessions; `false` if the account is not active or cannot
+/// pay.
+pub fn reserve(conn: &mut SqliteConnection, id: &str, amount: i64, begun: i64) -> QueryResult<bool> {
+    const MOVE: &str = "UPDATE account SET available = available - ?, held = held + ?, \
+                        session_count = session_count + ? \
                         WHERE account_id = ? AND status = 'active' AND available >= ?";
-    let moved = fixed(MOVE, [Int(amount), Int(amount), Text(id), Int(amount)]).execute(conn)?;
-    Ok(moved == 1)
+    let moved = [Int(amount), Int(amount), Int(begun), Text(id), Int(amount)];
+    Ok(fixed!(MOVE, moved).execute(conn)? == 1)
 }
 
 /// Takes `amount` out of held and puts `back` of it into available.
 pub fn close(conn: &mut SqliteConnection, id: &str, amount: i64, back: i64) -> QueryResult<()> {
     const MOVE: &str = "UPDATE account SET held = held - ?, available = available + ? WHERE account_id = ?";
-    fixed(MOVE, [Int(amount), Int(back), Text(id)]).execute(conn).map(drop)
+    fixed!(MOVE, [Int(amount), Int(back), Text(id)]).execute(conn).map(drop)
 }
 
-/// How an account stands after a movement that an entry tells of.
-#[derive(Clone, Copy, Debug, Queryable)]
-pub struct Standing {
+/// How an account stands after a movement that an entry tells of, and what else concerns that.
+#[derive(Clone, Debug, Queryable)]
+pub struct Posted {
     /// What may be spent.
     pub available: i64,
     /// What is set aside.
     pub held: i64,
     /// The number of the entry.
     pub seq: i64,
+    /// The hash of the entry before it.
+    pub previous: Option<String>,
+    /// Whether somebody may want to be told.
+    pub watched: bool,
+    /// Whether the key that pays has, or had, a budget.
+    pub budgeted: bool,
 }
 
-/// As [`close`], and numbers the entry that tells of it.
-pub fn post(conn: &mut SqliteConnection, id: &str, amount: i64, back: i64) -> QueryResult<Standing> {
-    const MOVE: &str = "UPDATE account SET held = held - ?, available = available + ?, last_seq = last_seq + 1 \
-                        WHERE account_id = ? RETURNING available, held, last_seq";
-    let moved = fixed(MOVE, [Int(amount), Int(back), Text(id)]);
-    moved.returning::<(BigInt, BigInt, BigInt)>().get_result(conn)
+type PostedRow = (BigInt, BigInt, BigInt, Nullable<SqlText>, Bool, Bool);
+
+/// An UPDATE that answers [`Posted`]; its last value is the key.
+macro_rules! posting {
+    ($change:literal) => {
+        concat!(
+            $change,
+            " RETURNING available, held, last_seq, \
+             (SELECT e.hash FROM ledger_entry e WHERE e.account_id = account.account_id AND e.seq = last_seq - 1), \
+             EXISTS (SELECT 1 FROM webhook w WHERE w.account_id = account.account_id), \
+             EXISTS (SELECT 1 FROM key_budget b WHERE b.key_id = ?)"
+        )
+    };
+}
+
+/// As [`close`] of a hold of that key, and numbers the entry that tells of it.
+pub fn post(
+    conn: &mut SqliteConnection,
+    (id, key): (&str, &str),
+    amount: i64,
+    back: i64,
+) -> QueryResult<Posted> {
+    const MOVE: &str = posting!(
+        "UPDATE account SET held = held - ?, available = available + ?, last_seq = last_seq + 1 WHERE account_id = ?"
+    );
+    fixed!(MOVE, [Int(amount), Int(back), Text(id), Text(key)]).returning::<PostedRow>().get_result(conn)
+}
+
+/// Takes `charged` out of available where `worst` is there, counts `begun` sessions and numbers the entry that tells of
+/// it; `None` if the account is not active or does not have the worst.
+pub fn charge(
+    conn: &mut SqliteConnection,
+    (id, key): (&str, &str),
+    (worst, charged): (i64, i64),
+    begun: i64,
+) -> QueryResult<Option<Posted>> {
+    const TAKE: &str = posting!(
+        "UPDATE account SET available = available - ?, session_count = session_count + ?, last_seq = last_seq + 1 \
+         WHERE account_id = ? AND status = 'active' AND available >= ?"
+    );
+    let taken = [Int(charged), Int(begun), Text(id), Int(worst), Text(key)];
+    fixed!(TAKE, taken).returning::<PostedRow>().get_result(conn).optional()
 }
 
 /// Counts agents and sessions up or down.
 pub fn count(conn: &mut SqliteConnection, id: &str, agents: i64, sessions: i64) -> QueryResult<()> {
     const COUNT: &str = "UPDATE account SET agent_count = agent_count + ?, session_count = session_count + ? \
                          WHERE account_id = ?";
-    fixed(COUNT, [Int(agents), Int(sessions), Text(id)]).execute(conn).map(drop)
+    fixed!(COUNT, [Int(agents), Int(sessions), Text(id)]).execute(conn).map(drop)
 }

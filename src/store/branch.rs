@@ -7,9 +7,10 @@
 
 use diesel::dsl::max;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 
 use crate::conversation::opening::Chain;
-use crate::store::fixed::Value::{Int, MaybeBlob, Text};
+use crate::store::fixed::Value::{Int, MaybeBlob, MaybeInt, Text};
 use crate::store::fixed::fixed;
 use crate::store::schema::{branch, message, session, turn};
 
@@ -63,7 +64,8 @@ pub fn append<'a>(
         let put = |conn: &mut SqliteConnection, into: i64| {
             const PUT: &str = "INSERT INTO message (branch_id, seq, turn_seq, body, created_at, chain) \
                                VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
-            fixed(PUT, [Int(into), Int(seq), Int(last), Text(body), Int(now), MaybeBlob(chain)]).execute(conn)
+            fixed!(PUT, [Int(into), Int(seq), Int(last), Text(body), Int(now), MaybeBlob(chain)])
+                .execute(conn)
         };
         if put(conn, into)? == 0 {
             // Somebody else has gone on from here; it can only be the first one that meets him.
@@ -75,8 +77,8 @@ pub fn append<'a>(
 }
 
 fn begin(conn: &mut SqliteConnection, parent: Option<i64>, base: i64) -> QueryResult<i64> {
-    let row = (branch::parent_id.eq(parent), branch::base.eq(base));
-    diesel::insert_into(branch::table).values(row).returning(branch::id).get_result(conn)
+    const BEGIN: &str = "INSERT INTO branch (parent_id, base) VALUES (?, ?) RETURNING id";
+    fixed!(BEGIN, [MaybeInt(parent), Int(base)]).returning::<BigInt>().get_result(conn)
 }
 
 /// The branch in which a conversation of `len` messages with this digest ends, the newest if there are several.

@@ -4,14 +4,19 @@ use diesel::prelude::*;
 
 use crate::billing::money::Nanos;
 use crate::error::{Error, Invalid};
-use crate::store::account::{self as accounts, Standing};
+use crate::store::account::{self as accounts, Posted};
+use crate::store::fixed::Value::{Int, MaybeText, Text};
+use crate::store::fixed::fixed;
 use crate::store::schema::ledger_entry::dsl::*;
 use crate::store::schema::{account, hold, usage_record};
 use crate::store::webhook;
 use crate::store::writer::WriteError;
 
+/// The key of a movement that no key pays for.
+const NO_KEY: &str = "";
+
 /// An entry, as stored.
-#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = crate::store::schema::ledger_entry)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct EntryRow {
@@ -77,12 +82,10 @@ pub struct NewEntry<'a> {
 }
 
 /// Adds the entry of a movement after which the account stands so.
-pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>, after: Standing) -> QueryResult<EntryRow> {
-    let previous: String = if after.seq == 1 {
-        String::new()
-    } else {
-        ledger_entry.find((new.account, after.seq - 1)).select(hash).get_result(conn)?
-    };
+pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>, after: Posted) -> QueryResult<EntryRow> {
+    // The first one is chained to nothing.
+    let previous = after.previous.or((after.seq == 1).then(String::new));
+    let previous = previous.ok_or(diesel::result::Error::NotFound)?;
     let mut row = EntryRow {
         account_id: new.account.to_owned(),
         seq: after.seq,
@@ -97,14 +100,33 @@ pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>, after: Standing) 
         hash: String::new(),
     };
     row.hash = row.chained(&previous);
-    diesel::insert_into(ledger_entry).values(&row).execute(conn)?;
+    insert(conn, &row)?;
     if new.delta > 0 {
         webhook::replenished(conn, new.account)?;
-    } else if new.delta < 0 {
+    } else if new.delta < 0 && after.watched {
         let balance = row.balance_after.saturating_sub(new.delta)..row.balance_after;
         webhook::balance_fell(conn, new.account, balance, Nanos(after.available), new.now)?;
     }
     Ok(row)
+}
+
+fn insert(conn: &mut SqliteConnection, row: &EntryRow) -> QueryResult<()> {
+    const ADD: &str = "INSERT INTO ledger_entry (account_id, seq, kind, hold_id, external_ref, delta, balance_after, \
+                       actor, note, created_at, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let values = [
+        Text(&row.account_id),
+        Int(row.seq),
+        Text(&row.kind),
+        MaybeText(row.hold_id.as_deref()),
+        MaybeText(row.external_ref.as_deref()),
+        Int(row.delta),
+        Int(row.balance_after),
+        Text(&row.actor),
+        MaybeText(row.note.as_deref()),
+        Int(row.created_at),
+        Text(&row.hash),
+    ];
+    fixed!(ADD, values).execute(conn).map(drop)
 }
 
 /// The entry of that kind and reference.
@@ -190,6 +212,6 @@ pub fn post(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> Result<EntryRow,
         let expected = format!("this would leave less than nothing: {} USD are available", Nanos(available));
         return Err(Error::from(Invalid::value("amount", expected)).into());
     }
-    let standing = accounts::post(conn, new.account, 0, new.delta)?;
-    Ok(append(conn, new, standing)?)
+    let after = accounts::post(conn, (new.account, NO_KEY), 0, new.delta)?;
+    Ok(append(conn, new, after)?)
 }

@@ -4,6 +4,8 @@ use diesel::prelude::*;
 
 use crate::clock::EpochMs;
 use crate::error::Error;
+use crate::store::fixed::Value::Text;
+use crate::store::fixed::fixed;
 use crate::store::schema::request_key::dsl::*;
 use crate::store::schema::{hold, ledger_entry, usage_record};
 use crate::store::usage_record::charged_before;
@@ -126,10 +128,11 @@ pub fn begin(
 
 /// Keeps the answer of a request that ended whole, or frees its key.
 pub fn finish(conn: &mut SqliteConnection, request: &str, whole: Option<&str>) -> QueryResult<()> {
-    let own = request_key.filter(request_id.eq(request));
+    const KEEP: &str = "UPDATE request_key SET state = 'done', answer = ? WHERE request_id = ?";
+    const FREE: &str = "DELETE FROM request_key WHERE request_id = ?";
     match whole {
-        Some(text) => diesel::update(own).set((state.eq("done"), answer.eq(text))).execute(conn).map(drop),
-        None => diesel::delete(own).execute(conn).map(drop),
+        Some(whole) => fixed!(KEEP, [Text(whole), Text(request)]).execute(conn).map(drop),
+        None => fixed!(FREE, [Text(request)]).execute(conn).map(drop),
     }
 }
 

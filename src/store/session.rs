@@ -1,14 +1,15 @@
 //! Queries on `session`. What was said in them is in [`branch`], and read by [`message`](crate::store::message).
 
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable};
 
 use crate::conversation::opening::Opening;
 use crate::conversation::turn::Completeness;
 use crate::error::Error;
 use crate::store::branch::{self, Place};
 use crate::store::fixed::Value::{Int, MaybeText, Text};
-use crate::store::fixed::fixed;
-use crate::store::schema::{agent, hold, session, turn};
+use crate::store::fixed::{Value, fixed};
+use crate::store::schema::{agent, hold, session};
 use crate::store::writer::WriteError;
 use crate::store::{account, session_list, session_summary};
 
@@ -69,9 +70,8 @@ pub fn ensure(
 ) -> Result<bool, WriteError> {
     const MAKE: &str = "INSERT INTO session (account_id, agent_id, name, named_by, status, created_at, updated_at) \
                         VALUES (?, ?, ?, ?, 'active', ?, ?) ON CONFLICT DO NOTHING";
-    let named_by = if by_server { "server" } else { "client" };
-    let row = [Text(owner), Text(of_agent), Text(called), Text(named_by), Int(now), Int(now)];
-    let made = fixed(MAKE, row).execute(conn)? == 1;
+    let row = [Text(owner), Text(of_agent), Text(called), named_by(by_server), Int(now), Int(now)];
+    let made = fixed!(MAKE, row).execute(conn)? == 1;
     if made {
         // A request may have found its agent and come here after the agent's end.
         let there = agent::table.filter(agent::agent_id.eq(of_agent)).select(agent::id);
@@ -301,14 +301,6 @@ pub fn truncate(
     by_id(conn, row.id)
 }
 
-/// Where a turn finds its session.
-#[derive(Queryable)]
-struct Standing {
-    id: i64,
-    branch: Option<i64>,
-    head: i64,
-}
-
 /// Whose a turn is, and how it was paid.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "each field is an id")]
@@ -320,17 +312,111 @@ pub struct Of<'a> {
     pub hold: &'a str,
 }
 
-/// Stores a turn behind the others, if its session still exists.
-pub fn append_turn(conn: &mut SqliteConnection, of: Of<'_>, new: &StoredTurn, now: i64) -> QueryResult<()> {
-    let own = session::table
-        .filter(session::account_id.eq(of.account))
-        .filter(session::agent_id.eq(of.agent))
-        .filter(session::name.eq(of.session))
-        .select((session::id, session::branch_id, session::head))
-        .get_result::<Standing>(conn)
-        .optional()?;
-    let Some(own) = own else { return Ok(()) };
-    let opening = new.opening.as_ref().filter(|_| own.head == 0);
+/// Where a turn finds its session.
+#[derive(Clone, Copy, Debug, Queryable)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct Found {
+    pub id: i64,
+    pub branch: Option<i64>,
+    pub head: i64,
+}
+
+/// Where a turn's session has come to, if it still exists.
+pub fn standing(conn: &mut SqliteConnection, of: Of<'_>) -> QueryResult<Option<Found>> {
+    const FIND: &str =
+        "SELECT id, branch_id, head FROM session WHERE account_id = ? AND agent_id = ? AND name = ?";
+    let own = [Text(of.account), Text(of.agent), Text(of.session)];
+    fixed!(FIND, own).returning::<(BigInt, Nullable<BigInt>, BigInt)>().get_result(conn).optional()
+}
+
+/// Stores a turn behind the others of its session.
+pub fn append_turn(
+    conn: &mut SqliteConnection,
+    own: Found,
+    of: Of<'_>,
+    new: &StoredTurn,
+    now: i64,
+) -> QueryResult<()> {
+    let (at, last) = store_turn(conn, Place { branch: own.branch, head: own.head }, of, new, now)?;
+    const MOVE: &str = "UPDATE session SET head = ?, updated_at = ? WHERE id = ?";
+    const MOVE_OVER: &str = "UPDATE session SET branch_id = ?, head = ?, updated_at = ? WHERE id = ?";
+    const OPEN: &str = "UPDATE session SET branch_id = ?, head = ?, updated_at = ?, given = ?, given_at = ?, \
+                        title = COALESCE(title, ?) WHERE id = ?";
+    let done = match opening(own.head, new) {
+        Some(opening) => {
+            let (given, title) = (given(opening), MaybeText(opening.title.as_deref()));
+            fixed!(OPEN, [Int(at), Int(last), Int(now), given, Int(now), title, Int(own.id)]).execute(conn)
+        }
+        None if own.branch == Some(at) => fixed!(MOVE, [Int(last), Int(now), Int(own.id)]).execute(conn),
+        None => fixed!(MOVE_OVER, [Int(at), Int(last), Int(now), Int(own.id)]).execute(conn),
+    };
+    done.map(drop)
+}
+
+/// Makes a session of which it is known that it does not exist; the account has counted it.
+pub fn begin(
+    conn: &mut SqliteConnection,
+    (owner, of_agent): (&str, &str),
+    (called, by_server): (&str, bool),
+    now: i64,
+) -> QueryResult<()> {
+    const MAKE: &str = "INSERT INTO session (account_id, agent_id, name, named_by, status, created_at, updated_at) \
+                        VALUES (?, ?, ?, ?, 'active', ?, ?)";
+    let row = [Text(owner), Text(of_agent), Text(called), named_by(by_server), Int(now), Int(now)];
+    fixed!(MAKE, row).execute(conn).map(drop)
+}
+
+/// As [`begin`] at one time and [`append_turn`] at another.
+pub fn begin_with(
+    conn: &mut SqliteConnection,
+    of: Of<'_>,
+    by_server: bool,
+    made: i64,
+    new: &StoredTurn,
+    now: i64,
+) -> QueryResult<()> {
+    const MAKE: &str = "INSERT INTO session (account_id, agent_id, name, named_by, status, created_at, updated_at, \
+                        branch_id, head, given, given_at, title) VALUES (?, ?, ?, ?, 'active', ?, ?, ?, ?, ?, ?, ?)";
+    let (at, last) = store_turn(conn, Place { branch: None, head: 0 }, of, new, now)?;
+    let opening = opening(0, new);
+    let row = [
+        Text(of.account),
+        Text(of.agent),
+        Text(of.session),
+        named_by(by_server),
+        Int(made),
+        Int(now),
+        Int(at),
+        Int(last),
+        opening.map_or(Int(0), given),
+        Int(opening.map_or(0, |_| now)),
+        MaybeText(opening.and_then(|opening| opening.title.as_deref())),
+    ];
+    fixed!(MAKE, row).execute(conn).map(drop)
+}
+
+fn named_by(server: bool) -> Value<'static> {
+    Text(if server { "server" } else { "client" })
+}
+
+/// What a turn brings along, if it is the first of its session.
+fn opening(head: i64, new: &StoredTurn) -> Option<&Opening> {
+    new.opening.as_ref().filter(|_| head == 0)
+}
+
+fn given(opening: &Opening) -> Value<'static> {
+    Int(i64::try_from(opening.given()).unwrap_or(i64::MAX))
+}
+
+/// Stores a turn behind a place; answers where its session has come to.
+fn store_turn(
+    conn: &mut SqliteConnection,
+    place: Place,
+    of: Of<'_>,
+    new: &StoredTurn,
+    now: i64,
+) -> QueryResult<(i64, i64)> {
+    let opening = opening(place.head, new);
     let known = match opening {
         Some(opening) => opening.longest_known(|len, chain| branch::known(conn, len, chain))?,
         None => None,
@@ -338,38 +424,22 @@ pub fn append_turn(conn: &mut SqliteConnection, of: Of<'_>, new: &StoredTurn, no
     // What is known is stored already, and read from there.
     let (skipped, place) = match known {
         Some((len, at)) => (len, Place { branch: Some(at), head: i64::try_from(len).unwrap_or(i64::MAX) }),
-        None => (0, Place { branch: own.branch, head: own.head }),
+        None => (0, place),
     };
     let said: Vec<&String> = new.messages[skipped..].iter().chain([&new.reply]).collect();
     let chains = opening.map_or(&[][..], |opening| opening.chains.get(skipped..).unwrap_or_default());
     let (at, last) = branch::append(conn, place, said.into_iter(), chains, now)?;
-    let line = (
-        turn::branch_id.eq(at),
-        turn::seq.eq(last),
-        turn::completion_id.eq(of.completion),
-        turn::hold_id.eq(of.hold),
-        turn::status.eq(new.completeness.as_str()),
-        turn::metadata.eq(&new.metadata),
-        turn::created_at.eq(now),
-    );
-    diesel::insert_into(turn::table).values(line).execute(conn)?;
-    const MOVE: &str = "UPDATE session SET head = ?, updated_at = ? WHERE id = ?";
-    const MOVE_OVER: &str = "UPDATE session SET branch_id = ?, head = ?, updated_at = ? WHERE id = ?";
-    if own.branch == Some(at) {
-        fixed(MOVE, [Int(last), Int(now), Int(own.id)]).execute(conn)?;
-    } else {
-        fixed(MOVE_OVER, [Int(at), Int(last), Int(now), Int(own.id)]).execute(conn)?;
-    }
-    match opening {
-        Some(opening) => open(conn, own.id, opening, now),
-        None => Ok(()),
-    }
-}
-
-/// Notes what the first turn brought along.
-fn open(conn: &mut SqliteConnection, rowid: i64, opening: &Opening, now: i64) -> QueryResult<()> {
-    let given = i64::try_from(opening.given()).unwrap_or(i64::MAX);
-    const OPEN: &str = "UPDATE session SET given = ?, given_at = ?, title = COALESCE(title, ?) WHERE id = ?";
-    let values = [Int(given), Int(now), MaybeText(opening.title.as_deref()), Int(rowid)];
-    fixed(OPEN, values).execute(conn).map(drop)
+    const ADD: &str = "INSERT INTO turn (branch_id, seq, completion_id, hold_id, status, metadata, created_at) \
+                       VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let line = [
+        Int(at),
+        Int(last),
+        Text(of.completion),
+        Text(of.hold),
+        Text(new.completeness.as_str()),
+        MaybeText(new.metadata.as_deref()),
+        Int(now),
+    ];
+    fixed!(ADD, line).execute(conn)?;
+    Ok((at, last))
 }

@@ -43,7 +43,7 @@ pub fn keep(conn: &mut SqliteConnection, of: Of<'_>, new: &NewSummary, now: i64)
         Text(of.session),
         Int(new.upto),
     ];
-    fixed(KEEP, values).execute(conn).map(drop)
+    fixed!(KEEP, values).execute(conn).map(drop)
 }
 
 /// The summary of a session.
@@ -74,5 +74,5 @@ pub fn copy(conn: &mut SqliteConnection, from: i64, to: i64, head: i64) -> Query
     const COPY: &str = "INSERT OR REPLACE INTO session_summary (session_id, upto, body, hold_id, created_at) \
                         SELECT ?, upto, body, hold_id, created_at FROM session_summary \
                         WHERE session_id = ? AND upto <= ?";
-    fixed(COPY, [Int(to), Int(from), Int(head)]).execute(conn).map(drop)
+    fixed!(COPY, [Int(to), Int(from), Int(head)]).execute(conn).map(drop)
 }

@@ -1,13 +1,17 @@
 //! Queries on `usage_record`: the tokens and the cost behind each charge.
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types;
 
+use crate::billing::money::Nanos;
+use crate::store::fixed::Value::{Int, Text};
+use crate::store::fixed::fixed;
 use crate::store::schema::hold;
 use crate::store::schema::usage_record::dsl::*;
+use crate::store::session::Of;
 
 /// A record, as stored.
-#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = crate::store::schema::usage_record)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct UsageRow {
@@ -29,9 +33,56 @@ pub struct UsageRow {
     pub written_off: i64,
 }
 
+/// A record on its way into the database.
+#[derive(Clone, Copy, Debug)]
+pub struct NewUsage<'a> {
+    /// Whose call it was.
+    pub of: Of<'a>,
+    /// Which key paid.
+    pub key: &'a str,
+    /// The provider's model.
+    pub model: &'a str,
+    /// The row of the price list.
+    pub price: &'a str,
+    /// When.
+    pub now: i64,
+    /// Of the prompt, cached ones of these, and of the answer.
+    pub tokens: [i64; 3],
+    /// Who counted them.
+    pub source: &'a str,
+    /// What they cost.
+    pub cost: Nanos,
+    /// What of it the account paid,
+    pub charged: Nanos,
+    /// and what the operator bore.
+    pub written_off: Nanos,
+}
+
 /// Adds a record.
-pub fn insert(conn: &mut SqliteConnection, row: &UsageRow) -> QueryResult<()> {
-    diesel::insert_into(usage_record).values(row).execute(conn).map(drop)
+pub fn insert(conn: &mut SqliteConnection, new: &NewUsage<'_>) -> QueryResult<()> {
+    const ADD: &str = "INSERT INTO usage_record (hold_id, account_id, key_id, agent_id, session_id, completion_id, model, \
+                       created_at, price_id, prompt, cached, output, source, cost, charged, written_off) \
+                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let NewUsage { of, tokens: [prompt_, cached_, output_], .. } = *new;
+    let values = [
+        Text(of.hold),
+        Text(of.account),
+        Text(new.key),
+        Text(of.agent),
+        Text(of.session),
+        Text(of.completion),
+        Text(new.model),
+        Int(new.now),
+        Text(new.price),
+        Int(prompt_),
+        Int(cached_),
+        Int(output_),
+        Text(new.source),
+        Int(new.cost.0),
+        Int(new.charged.0),
+        Int(new.written_off.0),
+    ];
+    fixed!(ADD, values).execute(conn).map(drop)
 }
 
 /// The record of a hold.
@@ -69,17 +120,17 @@ pub enum GroupBy {
 #[derive(Clone, Debug, QueryableByName)]
 #[expect(missing_docs, reason = "named as on the wire")]
 pub struct UsageSum {
-    #[diesel(sql_type = Text)]
+    #[diesel(sql_type = sql_types::Text)]
     pub grouped: String,
-    #[diesel(sql_type = BigInt)]
+    #[diesel(sql_type = sql_types::BigInt)]
     pub requests: i64,
-    #[diesel(sql_type = BigInt)]
+    #[diesel(sql_type = sql_types::BigInt)]
     pub prompt_tokens: i64,
-    #[diesel(sql_type = BigInt)]
+    #[diesel(sql_type = sql_types::BigInt)]
     pub cached_tokens: i64,
-    #[diesel(sql_type = BigInt)]
+    #[diesel(sql_type = sql_types::BigInt)]
     pub output_tokens: i64,
-    #[diesel(sql_type = BigInt)]
+    #[diesel(sql_type = sql_types::BigInt)]
     pub charges: i64,
 }
 
@@ -102,8 +153,8 @@ pub fn sums(
          FROM usage_record WHERE account_id = ? AND created_at >= ? AND created_at < ? \
          GROUP BY grouped ORDER BY grouped"
     ))
-    .bind::<Text, _>(owner)
-    .bind::<BigInt, _>(from)
-    .bind::<BigInt, _>(to)
+    .bind::<sql_types::Text, _>(owner)
+    .bind::<sql_types::BigInt, _>(from)
+    .bind::<sql_types::BigInt, _>(to)
     .load(conn)
 }

@@ -130,7 +130,8 @@ impl World {
             session::ensure(conn, &key.0, &key.1, &key.2, unnamed, now).expect("a session");
             let of =
                 Of { account: &key.0, agent: &key.1, session: &key.2, completion: &completion, hold: "h" };
-            session::append_turn(conn, of, &turn, now)
+            let own = session::standing(conn, of)?.expect("the session");
+            session::append_turn(conn, own, of, &turn, now)
         });
         done.expect("a turn");
         let own = self.sessions.entry(key.clone()).or_insert(Session { messages: Vec::new(), used: now });

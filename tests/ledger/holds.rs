@@ -62,13 +62,13 @@ impl Model {
         if self.name_is_taken(wish) {
             return Outcome::Refused(Refusal::Running);
         }
+        if !self.agents[&wish.at.agent].alive && !self.sessions.contains_key(&wish.at) {
+            return Outcome::Refused(Refusal::AgentGone);
+        }
         let named =
             |hold: &Hold| hold.id == wish.hold || (&hold.request, hold.step) == (&wish.request, wish.step);
         if self.holds.iter().any(named) {
             return Outcome::Refused(Refusal::Constraint);
-        }
-        if !self.agents[&wish.at.agent].alive && !self.sessions.contains_key(&wish.at) {
-            return Outcome::Refused(Refusal::AgentGone);
         }
         self.take_name(wish);
         if let Some(mut budget) = budget {

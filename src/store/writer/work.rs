@@ -72,7 +72,7 @@ impl Entry {
 
 /// Rows that the connection has inserted, changed or deleted so far.
 fn rows_written(conn: &mut SqliteConnection) -> QueryResult<i64> {
-    fixed("SELECT total_changes()", []).returning::<BigInt>().get_result(conn)
+    fixed!("SELECT total_changes()", []).returning::<BigInt>().get_result(conn)
 }
 
 /// A closure with the channel for its answer.

@@ -1,0 +1,95 @@
+//! Setting aside and charging in one step.
+
+use diesel::prelude::*;
+
+use crate::billing::money::Nanos;
+use crate::billing::price::split;
+use crate::clock::EpochMs;
+use crate::error::Error;
+use crate::store::account as accounts;
+use crate::store::hold::reserve::{Fit, Stage, insert, tell_refusal, unpayable, weigh};
+use crate::store::hold::settle::{Case, book, named};
+use crate::store::hold::{Closed, Granted, NewHold, Settlement};
+use crate::store::session::{self, Found};
+use crate::store::writer::WriteError;
+use crate::store::{key_budget, price, request_key, session_summary};
+
+/// Sets aside and charges in one step, for a call that was answered before its hold was written: leaves what
+/// [`reserve`](super::reserve) and [`settle`] after it would leave, and refuses as `reserve` does.
+///
+/// # Errors
+/// What `reserve` and `settle` refuse.
+pub fn charge_at_once(
+    conn: &mut SqliteConnection,
+    new: &NewHold,
+    settlement: &Settlement,
+    now: EpochMs,
+) -> Result<(Granted, Closed), WriteError> {
+    let Fit { granted, pinned, spendable, session: there } = weigh(conn, new)?;
+    let amount = granted.amount;
+    let of_another;
+    let at = match &settlement.served {
+        None => (new.model(), pinned),
+        Some(served) => match named(new, served) {
+            Some(at) => at,
+            None => {
+                of_another = price::find(conn, served.price.as_str())?;
+                (served.model.as_str(), &of_another)
+            }
+        },
+    };
+    let case = Case::of_new(new, amount, at);
+    let cost = case.cost(settlement.usage)?;
+    let charged = split(cost, amount, Nanos(spendable.0 - amount.0)).charged;
+    let begun = i64::from(there.is_none());
+    let after = accounts::charge(conn, (&new.account, &new.key), (amount.0, charged.0), begun)?;
+    let after = after.ok_or_else(|| unpayable(amount, spendable))?;
+    insert(conn, new, (amount, pinned), &Stage::Settled { served: settlement.served.as_ref(), at: now })?;
+    if after.budgeted {
+        key_budget::close(conn, &new.key, Nanos::ZERO, charged)?;
+    }
+    let closed = book(conn, &case, (cost, charged), settlement, (after, now))?;
+    store_turn(conn, new, there, settlement, now)?;
+    if let Some(own) = &new.idempotency {
+        request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
+        request_key::finish(conn, &new.request, settlement.answer.as_deref())?;
+    }
+    crate::failpoint::hit("settle executed");
+    Ok((granted, closed))
+}
+
+/// As [`charge_at_once`]; a refusal that a webhook is told of comes as a value, so that its notice is committed.
+///
+/// # Errors
+/// As [`charge_at_once`].
+pub fn charge_at_once_or_tell(
+    conn: &mut SqliteConnection,
+    new: &NewHold,
+    settlement: &Settlement,
+    now: EpochMs,
+) -> Result<Result<(Granted, Closed), Error>, WriteError> {
+    let done = charge_at_once(conn, new, settlement, now);
+    tell_refusal(conn, new, done)
+}
+
+/// Stores the turn in its session, which may begin with it.
+fn store_turn(
+    conn: &mut SqliteConnection,
+    new: &NewHold,
+    there: Option<Found>,
+    settlement: &Settlement,
+    now: EpochMs,
+) -> QueryResult<()> {
+    let of = new.whose();
+    let name = (new.session.as_str(), new.session_by_server);
+    match (there, &settlement.turn) {
+        (Some(own), Some(turn)) => session::append_turn(conn, own, of, turn, now)?,
+        (Some(_), None) => {}
+        (None, Some(turn)) => session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?,
+        (None, None) => session::begin(conn, (of.account, of.agent), name, new.now)?,
+    }
+    match &settlement.summary {
+        Some(summary) => session_summary::keep(conn, of, summary, now),
+        None => Ok(()),
+    }
+}

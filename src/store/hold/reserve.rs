@@ -1,0 +1,296 @@
+//! Setting money aside: what is asked before, and what is written.
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Nullable};
+
+use crate::billing::money::Nanos;
+use crate::billing::price::Price;
+use crate::clock::EpochMs;
+use crate::error::Error;
+use crate::store::fixed::Value::{Int, MaybeInt, Text};
+use crate::store::fixed::fixed;
+use crate::store::hold::Served;
+use crate::store::request_key::Idempotency;
+use crate::store::session::{self, Found, Of};
+use crate::store::writer::WriteError;
+use crate::store::{account as accounts, key_budget, request_key, webhook};
+
+/// What a hold is made for.
+#[derive(Clone, Debug)]
+pub struct NewHold {
+    /// The hold.
+    pub id: String,
+    /// Who pays.
+    pub account: String,
+    /// With which key.
+    pub key: String,
+    /// The key's budget: its cap and the number of the running period.
+    pub budget: Option<(Nanos, i64)>,
+    /// For whose answer.
+    pub agent: String,
+    /// In which session.
+    pub session: String,
+    /// Whether the session's name is ours.
+    pub session_by_server: bool,
+    /// Under which id.
+    pub completion: String,
+    /// Who may serve it, the one that is asked first in front; at least one.
+    pub candidates: Vec<Candidate>,
+    /// For which HTTP request.
+    pub request: String,
+    /// The request's own name, if its client gave one.
+    pub idempotency: Option<Idempotency>,
+    /// The number of the provider call in it.
+    pub step: i32,
+    /// Tokens of the prompt, at most.
+    pub prompt_max: u64,
+    /// Answers.
+    pub n: u64,
+    /// The bound of each answer that is wanted.
+    pub wanted_output: u64,
+    /// The least that will do.
+    pub least_output: u64,
+    /// Which run of the server owns it.
+    pub epoch: i64,
+    /// When.
+    pub now: EpochMs,
+    /// When nobody can still be working on it.
+    pub expires_at: EpochMs,
+}
+
+impl NewHold {
+    /// The model as it is noted with the hold: the one that is asked first.
+    pub(super) fn model(&self) -> &str {
+        self.candidates.first().map_or("", |candidate| &candidate.model)
+    }
+
+    /// Whose the turn is.
+    pub(super) fn whose(&self) -> Of<'_> {
+        let NewHold { account, agent, session, completion, id, .. } = self;
+        Of { account, agent, session, completion, hold: id }
+    }
+}
+
+/// A model that may serve a call, and at which price.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The model, as usage is told by it.
+    pub model: String,
+    /// The row that is in force now.
+    pub price: Arc<Price>,
+}
+
+/// What was granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// What is held.
+    pub amount: Nanos,
+    /// The bound of each answer that this covers.
+    pub max_output: u64,
+    /// What the account can spend then.
+    pub left: Nanos,
+}
+
+/// What a hold may have, and at whose price that is the most.
+pub(super) struct Fit<'a> {
+    pub granted: Granted,
+    pub pinned: &'a Price,
+    /// What the account has, this hold not yet taken from it.
+    pub spendable: Nanos,
+    /// The session, if it is there already.
+    pub session: Option<Found>,
+}
+
+/// How everything stands that may refuse a hold.
+#[derive(Queryable)]
+struct Standing {
+    active: bool,
+    spendable: i64,
+    key_ended: bool,
+    agent_there: bool,
+    session: Option<i64>,
+    branch: Option<i64>,
+    head: Option<i64>,
+}
+
+fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing> {
+    // A turn may have waited for its place since its key and its agent were looked at.
+    const ASK: &str = "SELECT a.status = 'active', a.available, \
+         EXISTS (SELECT 1 FROM api_key k WHERE k.key_id = ? AND (k.revoked_at IS NOT NULL OR k.expires_at <= ?)), \
+         s.id IS NOT NULL OR EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.branch_id, s.head \
+         FROM account a LEFT JOIN session s ON s.account_id = a.account_id AND s.agent_id = ? AND s.name = ? \
+         WHERE a.account_id = ?";
+    type Row = (Bool, BigInt, Bool, Bool, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>);
+    let of = [
+        Text(&new.key),
+        Int(new.now),
+        Text(&new.agent),
+        Text(&new.agent),
+        Text(&new.session),
+        Text(&new.account),
+    ];
+    fixed!(ASK, of).returning::<Row>().get_result(conn)
+}
+
+/// The most that a call may cost with answers of that length, whoever serves it, and at whose price.
+///
+/// # Errors
+/// When that is beyond all money, or there is no candidate.
+pub fn dearest(new: &NewHold, max_output: u64) -> Result<(Nanos, &Price), Error> {
+    let mut dearest: Option<(Nanos, &Price)> = None;
+    for Candidate { price, .. } in &new.candidates {
+        let worst = price.worst_case(new.prompt_max, new.n, max_output);
+        let worst = worst.ok_or_else(|| Error::Internal("a worst case beyond all money".to_owned()))?;
+        if dearest.is_none_or(|(most, _)| worst > most) {
+            dearest = Some((worst, price));
+        }
+    }
+    dearest.ok_or_else(|| Error::Internal("a hold without a candidate".to_owned()))
+}
+
+/// All that may refuse a hold, before anything is written for it: a refusal leaves nothing to undo but the upkeep of
+/// its key's budget.
+pub(super) fn weigh<'a>(conn: &mut SqliteConnection, new: &'a NewHold) -> Result<Fit<'a>, WriteError> {
+    let now = standing(conn, new)?;
+    if !now.active {
+        return Err(Error::AccountSuspended.into());
+    }
+    if now.key_ended {
+        return Err(Error::Unauthenticated("revoked while the request waited".to_owned()).into());
+    }
+    let budget_left = match new.budget {
+        Some((cap, period)) => Some(key_budget::left(conn, &new.key, cap, period)?),
+        None => None,
+    };
+    let spendable = Nanos(now.spendable);
+    let payable = budget_left.map_or(spendable, |left| left.min(spendable));
+    let affordable = new.candidates.iter().map(|candidate| {
+        // Whoever serves it in the end, the answer's length is covered.
+        candidate.price.affordable_output(payable, new.prompt_max, new.n)
+    });
+    let affordable = affordable.min().unwrap_or(0);
+    let max_output = affordable.min(new.wanted_output).max(new.least_output);
+    let (amount, pinned) = dearest(new, max_output)?;
+    if spendable < amount {
+        return Err(unpayable(amount, spendable).into());
+    }
+    if budget_left.is_some_and(|left| left < amount) {
+        return Err(Error::BudgetExceeded.into());
+    }
+    if let Some(own) = &new.idempotency {
+        request_key::check_free(conn, (&new.account, &new.key), own, new.now)?;
+    }
+    if !now.agent_there {
+        return Err(Error::ModelNotFound(new.agent.clone()).into());
+    }
+    let session = match (now.session, now.head) {
+        (Some(id), Some(head)) => Some(Found { id, branch: now.branch, head }),
+        _ => None,
+    };
+    Ok(Fit { granted: Granted { amount, max_output, left: Nanos(spendable.0 - amount.0) }, pinned, spendable, session })
+}
+
+/// What the account has does not cover what is needed.
+pub(super) fn unpayable(needed: Nanos, available: Nanos) -> Error {
+    Error::InsufficientBalance { needed, available }
+}
+
+/// Sets money aside: check and deduction are one statement.
+pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, WriteError> {
+    let Fit { granted, pinned, spendable, session: there } = weigh(conn, new)?;
+    let begun = i64::from(there.is_none());
+    if !accounts::reserve(conn, &new.account, granted.amount.0, begun)? {
+        return Err(unpayable(granted.amount, spendable).into());
+    }
+    key_budget::hold(conn, &new.key, granted.amount)?;
+    insert(conn, new, (granted.amount, pinned), &Stage::Open)?;
+    if there.is_none() {
+        session::begin(conn, (&new.account, &new.agent), (&new.session, new.session_by_server), new.now)?;
+    }
+    if let Some(own) = &new.idempotency {
+        request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
+    }
+    crate::failpoint::hit("reserve executed");
+    Ok(granted)
+}
+
+/// As [`reserve`]; a refusal that a webhook is told of comes as a value, so that its notice is committed.
+pub fn reserve_or_tell(
+    conn: &mut SqliteConnection,
+    new: &NewHold,
+) -> Result<Result<Granted, Error>, WriteError> {
+    let done = reserve(conn, new);
+    tell_refusal(conn, new, done)
+}
+
+/// Makes a value of a refusal that a webhook is told of.
+pub(super) fn tell_refusal<T>(
+    conn: &mut SqliteConnection,
+    new: &NewHold,
+    done: Result<T, WriteError>,
+) -> Result<Result<T, Error>, WriteError> {
+    let error = match done {
+        Err(WriteError::Refused(error)) => error,
+        done => return done.map(Ok),
+    };
+    // These two come before anything is written, save the upkeep of the budget, which is true anyway.
+    let told = match &error {
+        Error::InsufficientBalance { needed, available } => {
+            webhook::exhausted(conn, &new.account, *needed, *available, new.now)?
+        }
+        Error::BudgetExceeded => webhook::budget_exceeded(conn, &new.account, &new.key, new.now)?,
+        _ => false,
+    };
+    if told { Ok(Err(error)) } else { Err(error.into()) }
+}
+
+/// How far a hold has come when it is first written.
+pub(super) enum Stage<'a> {
+    Open,
+    /// The provider has answered already.
+    Settled {
+        served: Option<&'a Served>,
+        at: EpochMs,
+    },
+}
+
+pub(super) fn insert(
+    conn: &mut SqliteConnection,
+    new: &NewHold,
+    (amount, pinned): (Nanos, &Price),
+    stage: &Stage<'_>,
+) -> QueryResult<()> {
+    const ADD: &str = "INSERT INTO hold (id, account_id, key_id, agent_id, session_id, completion_id, model, request_id, \
+                       step, amount, price_id, state, owner_epoch, created_at, expires_at, closed_at, \
+                       served_by, served_model, served_price_id) \
+                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let (state, closed_at, served) = match stage {
+        Stage::Open => ("open", None, None),
+        Stage::Settled { served, at } => ("settled", Some(*at), *served),
+    };
+    let [by, of_model, at_price] = super::columns(served);
+    let row = [
+        Text(&new.id),
+        Text(&new.account),
+        Text(&new.key),
+        Text(&new.agent),
+        Text(&new.session),
+        Text(&new.completion),
+        Text(new.model()),
+        Text(&new.request),
+        Int(new.step.into()),
+        Int(amount.0),
+        Text(pinned.id.as_str()),
+        Text(state),
+        Int(new.epoch),
+        Int(new.now),
+        Int(new.expires_at),
+        MaybeInt(closed_at),
+        by,
+        of_model,
+        at_price,
+    ];
+    fixed!(ADD, row).execute(conn).map(drop)
+}

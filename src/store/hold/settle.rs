@@ -1,0 +1,268 @@
+//! Charging a hold: entry, usage record and turn in one transaction.
+
+use diesel::prelude::*;
+
+use crate::billing::money::Nanos;
+use crate::billing::price::{Price, split};
+use crate::clock::EpochMs;
+use crate::conversation::turn::Completeness;
+use crate::conversation::usage::{Usage, UsageSource};
+use crate::error::Error;
+use crate::store::account::{self as accounts, Posted};
+use crate::store::hold::{Granted, HoldRow, NewHold, Served, close, find};
+use crate::store::ledger_entry::{self, NewEntry};
+use crate::store::session::{self, StoredTurn};
+use crate::store::session_summary::NewSummary;
+use crate::store::usage_record::{self, NewUsage};
+use crate::store::writer::WriteError;
+use crate::store::{key_budget, price, request_key, session_summary};
+
+/// What a turn came to.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Tokens.
+    pub usage: Usage,
+    /// Who counted them.
+    pub source: UsageSource,
+    /// Who served it; else whoever was noted while it ran, else its only candidate.
+    pub served: Option<Served>,
+    /// The turn to store, if its session still exists.
+    pub turn: Option<StoredTurn>,
+    /// The summary to store, if the call made one.
+    pub summary: Option<NewSummary>,
+    /// The whole answer, to be given again to a client that asks with the same idempotency key.
+    pub answer: Option<String>,
+}
+
+/// The outcome of closing a hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// What was charged.
+    pub charged: Nanos,
+    /// What the steps of the request before it were charged.
+    pub earlier: Nanos,
+    /// What the operator bore.
+    pub written_off: Nanos,
+    /// The account's balance after it.
+    pub balance: Nanos,
+    /// What of it can be spent.
+    pub left: Nanos,
+    /// The tokens that were charged for.
+    pub usage: Usage,
+    /// The provider's name of the model.
+    pub model: String,
+}
+
+/// A hold that is being charged: the columns that tell what for.
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    of: session::Of<'a>,
+    key: &'a str,
+    request: &'a str,
+    step: i32,
+    amount: Nanos,
+    model: &'a str,
+    price: &'a Price,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn of_new(new: &'a NewHold, amount: Nanos, (model, price): (&'a str, &'a Price)) -> Self {
+        let of = new.whose();
+        Self { of, key: &new.key, request: &new.request, step: new.step, amount, model, price }
+    }
+
+    pub(super) fn cost(&self, usage: Usage) -> Result<Nanos, Error> {
+        self.price.cost(usage).ok_or_else(|| Error::Internal("a cost beyond all money".to_owned()))
+    }
+}
+
+/// Charges a hold once. A closed hold answers its outcome.
+pub fn settle(
+    conn: &mut SqliteConnection,
+    of_hold: &str,
+    settlement: &Settlement,
+    why: Option<&str>,
+    now: EpochMs,
+) -> Result<Closed, WriteError> {
+    let row = find(conn, of_hold)?;
+    if row.state != "open" {
+        return outcome(conn, &row);
+    }
+    let served = settlement.served.clone().or(row.served());
+    let of_price = served.as_ref().map_or(row.price_id.as_str(), |served| served.price.as_str());
+    let case = Case {
+        of: session::Of {
+            account: &row.account_id,
+            agent: &row.agent_id,
+            session: &row.session_id,
+            completion: &row.completion_id,
+            hold: &row.id,
+        },
+        key: &row.key_id,
+        request: &row.request_id,
+        step: row.step,
+        amount: Nanos(row.amount),
+        model: served.as_ref().map_or(&row.model, |served| &served.model),
+        price: &price::find(conn, of_price)?,
+    };
+    let cost = case.cost(settlement.usage)?;
+    if !close(conn, of_hold, settlement.served.as_ref(), ("settled", why), now)? {
+        return Err(diesel::result::Error::NotFound.into());
+    }
+    let pending = pending_turn(&row);
+    let turn = settlement.turn.as_ref().or(pending.as_ref());
+    let closed = charge(conn, &case, (cost, turn), settlement, now)?;
+    request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
+    crate::failpoint::hit("settle executed");
+    Ok(closed)
+}
+
+/// As [`settle`], for whoever has what he reserved at hand, so that it need not be read again.
+pub fn settle_reserved(
+    conn: &mut SqliteConnection,
+    new: &NewHold,
+    granted: Granted,
+    settlement: &Settlement,
+    now: EpochMs,
+) -> Result<Closed, WriteError> {
+    // Whoever was noted while it ran, and what the client said then, only the row tells.
+    let known = settlement.served.as_ref().filter(|_| settlement.turn.is_some());
+    let Some(at) = known.and_then(|served| named(new, served)) else {
+        return settle(conn, &new.id, settlement, None, now);
+    };
+    let case = Case::of_new(new, granted.amount, at);
+    let cost = case.cost(settlement.usage)?;
+    if !close(conn, &new.id, settlement.served.as_ref(), ("settled", None), now)? {
+        return settle(conn, &new.id, settlement, None, now);
+    }
+    let closed = charge(conn, &case, (cost, settlement.turn.as_ref()), settlement, now)?;
+    if new.idempotency.is_some() {
+        request_key::finish(conn, &new.request, settlement.answer.as_deref())?;
+    }
+    crate::failpoint::hit("settle executed");
+    Ok(closed)
+}
+
+/// The model and price of whoever served, if he is one of the candidates.
+pub(super) fn named<'a>(new: &'a NewHold, served: &'a Served) -> Option<(&'a str, &'a Price)> {
+    let found = new.candidates.iter().find(|candidate| candidate.price.id == served.price)?;
+    Some((&served.model, &found.price))
+}
+
+/// Moves the money of a hold that is closed just now, and writes down what for.
+fn charge(
+    conn: &mut SqliteConnection,
+    case: &Case<'_>,
+    (cost, turn): (Nanos, Option<&StoredTurn>),
+    settlement: &Settlement,
+    now: EpochMs,
+) -> Result<Closed, WriteError> {
+    let Case { of, amount, .. } = *case;
+    let rest = if cost <= amount { Nanos::ZERO } else { accounts::available(conn, of.account)? };
+    let parts = split(cost, amount, rest);
+    let after = accounts::post(conn, (of.account, case.key), amount.0, amount.0 - parts.charged.0)?;
+    if after.budgeted {
+        key_budget::close(conn, case.key, amount, parts.charged)?;
+    }
+    let closed = book(conn, case, (cost, parts.charged), settlement, (after, now))?;
+    if let Some(turn) = turn
+        && let Some(own) = session::standing(conn, of)?
+    {
+        session::append_turn(conn, own, of, turn, now)?;
+    }
+    if let Some(summary) = &settlement.summary {
+        session_summary::keep(conn, of, summary, now)?;
+    }
+    Ok(closed)
+}
+
+/// Writes entry and usage record of a charge.
+pub(super) fn book(
+    conn: &mut SqliteConnection,
+    case: &Case<'_>,
+    (cost, charged): (Nanos, Nanos),
+    settlement: &Settlement,
+    (after, now): (Posted, EpochMs),
+) -> QueryResult<Closed> {
+    let (of, usage, written_off) = (case.of, settlement.usage, Nanos(cost.0 - charged.0));
+    if written_off > Nanos::ZERO {
+        tracing::warn!(hold = %of.hold, %written_off, "a charge was more than the account had");
+    }
+    let entry = NewEntry {
+        account: of.account,
+        kind: "charge",
+        hold: Some(of.hold),
+        delta: -charged.0,
+        actor: case.key,
+        now,
+        ..NewEntry::default()
+    };
+    let left = Nanos(after.available);
+    let entry = ledger_entry::append(conn, &entry, after)?;
+    let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let record = NewUsage {
+        of,
+        key: case.key,
+        model: case.model,
+        price: case.price.id.as_str(),
+        now,
+        tokens: [tokens(usage.prompt), tokens(usage.cached), tokens(usage.output)],
+        source: settlement.source.as_str(),
+        cost,
+        charged,
+        written_off,
+    };
+    usage_record::insert(conn, &record)?;
+    Ok(Closed {
+        charged,
+        earlier: Nanos(usage_record::charged_before(conn, case.request, case.step)?),
+        written_off,
+        balance: Nanos(entry.balance_after),
+        left,
+        usage,
+        model: case.model.to_owned(),
+    })
+}
+
+/// The turn of a call that nobody saw end: what the client said, and an empty answer.
+fn pending_turn(row: &HoldRow) -> Option<StoredTurn> {
+    let said: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(row.pending.as_deref()?).ok()?;
+    Some(StoredTurn {
+        messages: said.iter().map(|message| message.get().to_owned()).collect(),
+        reply: r#"{"role":"assistant","content":""}"#.to_owned(),
+        completeness: Completeness::Incomplete,
+        metadata: None,
+        opening: None,
+    })
+}
+
+fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteError> {
+    let (left, held) = accounts::money(conn, &row.account_id)?;
+    let balance = Nanos(left.0 + held.0);
+    let tokens = |count: i64| u64::try_from(count).unwrap_or(0);
+    let earlier = Nanos(usage_record::charged_before(conn, &row.request_id, row.step)?);
+    Ok(match usage_record::find(conn, &row.id)? {
+        Some(usage) => Closed {
+            charged: Nanos(usage.charged),
+            earlier,
+            written_off: Nanos(usage.written_off),
+            balance,
+            left,
+            usage: Usage {
+                prompt: tokens(usage.prompt),
+                cached: tokens(usage.cached),
+                output: tokens(usage.output),
+            },
+            model: usage.model,
+        },
+        None => Closed {
+            charged: Nanos::ZERO,
+            earlier,
+            written_off: Nanos::ZERO,
+            balance,
+            left,
+            usage: Usage::default(),
+            model: row.model.clone(),
+        },
+    })
+}
