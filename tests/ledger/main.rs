@@ -6,6 +6,7 @@
 //! `LEDGER_STEPS=n` make a longer soak (504 seeds of 200 steps unless told otherwise). With any of them the
 //! invariants are checked after every step too, inside the open transaction.
 
+mod at_once;
 mod choose;
 mod compare;
 mod database;

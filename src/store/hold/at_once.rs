@@ -52,6 +52,8 @@ pub fn charge_at_once(
     store_turn(conn, new, there, settlement, now)?;
     if let Some(own) = &new.idempotency {
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
+    }
+    if new.may_be_named() {
         request_key::finish(conn, &new.request, settlement.answer.as_deref())?;
     }
     crate::failpoint::hit("settle executed");

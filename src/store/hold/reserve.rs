@@ -66,6 +66,11 @@ impl NewHold {
         self.candidates.first().map_or("", |candidate| &candidate.model)
     }
 
+    /// Whether a name of its request's client may have been taken, by it or by a step before it.
+    pub(super) fn may_be_named(&self) -> bool {
+        self.idempotency.is_some() || self.step > 0
+    }
+
     /// Whose the turn is.
     pub(super) fn whose(&self) -> Of<'_> {
         let NewHold { account, agent, session, completion, id, .. } = self;

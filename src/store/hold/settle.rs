@@ -136,7 +136,7 @@ pub fn settle_reserved(
         return settle(conn, &new.id, settlement, None, now);
     }
     let closed = charge(conn, &case, (cost, settlement.turn.as_ref()), settlement, now)?;
-    if new.idempotency.is_some() {
+    if new.may_be_named() {
         request_key::finish(conn, &new.request, settlement.answer.as_deref())?;
     }
     crate::failpoint::hit("settle executed");

@@ -1,0 +1,304 @@
+//! The short ways to a charge leave what the long one leaves: three databases, the same turns in each, every row of
+//! every table compared.
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+use switchboard::billing::money::Nanos;
+use switchboard::conversation::message::Message;
+use switchboard::conversation::opening::Opening;
+use switchboard::conversation::turn::Completeness;
+use switchboard::conversation::usage::{Usage, UsageSource};
+use switchboard::error::Error;
+use switchboard::json::Raw;
+use switchboard::store::hold::{self, Candidate, Closed, Granted, NewHold, Served, Settlement};
+use switchboard::store::request_key::Idempotency;
+use switchboard::store::session::StoredTurn;
+use switchboard::store::session_summary::NewSummary;
+use switchboard::store::writer::WriteError;
+
+use crate::compare;
+use crate::database::Database;
+use crate::moves::{HOLD_LIFE, Move, Price, SessionKey};
+use crate::random::Random;
+use crate::words::store_price;
+
+const SEEDS: u64 = 40;
+const TURNS: u64 = 120;
+/// Turns after which all rows are compared; outcomes are after each.
+const COMPARED_EVERY: u64 = 10;
+
+/// Every row of every table as one line. Two columns are random by their nature.
+const TABLES: &str = "SELECT m.name || ': ' || group_concat(CASE WHEN c.name IN ('event_id', 'body') AND \
+    m.name = 'webhook_delivery' THEN '''-''' ELSE 'quote(' || c.name || ')' END, '||'' ''||') AS line \
+    FROM sqlite_master m JOIN pragma_table_info(m.name) c \
+    WHERE m.type = 'table' AND m.name NOT LIKE '\\_\\_%' ESCAPE '\\' GROUP BY m.name";
+
+#[derive(QueryableByName)]
+struct Line {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    line: String,
+}
+
+fn rows(conn: &mut SqliteConnection) -> Vec<String> {
+    let tables: Vec<Line> = diesel::sql_query(TABLES).load(conn).expect("the tables");
+    let mut all = Vec::new();
+    for Line { line } in tables {
+        let (table, columns) = line.split_once(": ").expect("a table and its columns");
+        let query = format!("SELECT '{table} ' || {columns} AS line FROM {table}");
+        let found: Vec<Line> = diesel::sql_query(query).load(conn).expect("a table's rows");
+        all.extend(found.into_iter().map(|found| found.line));
+    }
+    all.sort_unstable();
+    all
+}
+
+/// How a turn gets from its wish to its charge.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Long,
+    Reserved,
+    AtOnce,
+}
+
+const WAYS: [Way; 3] = [Way::Long, Way::Reserved, Way::AtOnce];
+
+type Done = Result<(Granted, Closed), Error>;
+
+impl Way {
+    fn go(
+        self,
+        conn: &mut SqliteConnection,
+        new: &NewHold,
+        end: &Settlement,
+        now: i64,
+    ) -> Result<Done, String> {
+        let gone = match self {
+            Self::AtOnce => conn.transaction(|conn| hold::charge_at_once_or_tell(conn, new, end, now)),
+            Self::Long | Self::Reserved => {
+                let reserved = conn.transaction(|conn| hold::reserve_or_tell(conn, new));
+                reserved.and_then(|granted| {
+                    let Ok(granted) = granted else {
+                        return Ok(granted.map(|_| unreachable!("it is refused")));
+                    };
+                    let closed = conn.transaction(|conn| match self {
+                        Self::Long => hold::settle(conn, &new.id, end, None, now),
+                        _ => hold::settle_reserved(conn, new, granted, end, now),
+                    });
+                    closed.map(|closed| Ok((granted, closed)))
+                })
+            }
+        };
+        gone.map_err(|refused: WriteError| format!("{refused:?}"))
+    }
+}
+
+/// What turns are drawn from.
+struct World {
+    random: Random,
+    prices: Vec<Price>,
+    made: u64,
+    now: i64,
+}
+
+impl World {
+    fn turn(&mut self) -> (NewHold, Settlement) {
+        self.made += 1;
+        self.now += self.random.between(1, 40_000_000);
+        let (account, agent) = *self.random.pick(&AGENTS).expect("an agent");
+        let unnamed = self.random.chance(50);
+        let session = match unnamed {
+            true => format!("sess_{}", self.made),
+            false => format!("chosen_{}", self.random.below(6)),
+        };
+        let mut candidates: Vec<_> = (0..self.random.between(1, 2)).map(|_| self.candidate()).collect();
+        candidates.dedup_by(|a, b| a.price.id == b.price.id);
+        let wanted = self.random.below(4_000);
+        let new = NewHold {
+            id: format!("hold_{}", self.made),
+            account: account.to_owned(),
+            key: format!("key_{agent}"),
+            budget: self
+                .random
+                .chance(30)
+                .then(|| (Nanos(self.random.between(0, 9_000_000)), self.now / 400_000_000)),
+            agent: agent.to_owned(),
+            session,
+            session_by_server: unnamed,
+            completion: format!("chatcmpl_{}", self.made),
+            // A request of two steps now and then.
+            request: format!("req_{}", self.made / 2),
+            step: i32::try_from(self.made % 2).expect("small"),
+            idempotency: self.random.chance(25).then(|| Idempotency {
+                key: format!("again_{}", self.random.below(4)),
+                fingerprint: "f".to_owned(),
+            }),
+            candidates,
+            prompt_max: self.random.below(3_000),
+            n: 1 + self.random.below(2),
+            wanted_output: wanted,
+            least_output: self.random.below(wanted + 1),
+            epoch: 1,
+            now: self.now,
+            expires_at: self.now + HOLD_LIFE,
+        };
+        self.now += self.random.between(0, 5_000);
+        let end = self.settlement(&new, unnamed);
+        (new, end)
+    }
+
+    fn candidate(&mut self) -> Candidate {
+        let row = self.random.pick(&self.prices).expect("a price");
+        Candidate { model: row.model.clone(), price: Arc::new(store_price(row)) }
+    }
+
+    fn settlement(&mut self, new: &NewHold, unnamed: bool) -> Settlement {
+        let prompt = self.random.below(4_000);
+        let served = self.random.chance(80).then(|| {
+            let one = match self.random.chance(95) {
+                true => self.random.pick(&new.candidates).expect("a candidate").clone(),
+                false => self.candidate(),
+            };
+            Served { by: format!("p/{}", one.model), model: one.model, price: one.price.id.clone() }
+        });
+        Settlement {
+            usage: Usage { prompt, cached: self.random.below(prompt + 1), output: self.random.below(9_000) },
+            source: UsageSource::Upstream,
+            served,
+            turn: self.random.chance(85).then(|| self.stored(new, unnamed)),
+            summary: self.random.chance(10).then(|| NewSummary { upto: 1, body: "notes".to_owned() }),
+            answer: self.random.chance(60).then(|| format!("{{\"answer\":{}}}", self.made)),
+        }
+    }
+
+    /// A turn that may bring along what others said before.
+    fn stored(&mut self, new: &NewHold, unnamed: bool) -> StoredTurn {
+        let (mut said, theme) = (Vec::new(), self.random.below(3));
+        for at in 0..self.random.below(3) {
+            said.push(format!(r#"{{"role":"user","content":"{theme} ask {at}"}}"#));
+            said.push(format!(r#"{{"role":"assistant","content":"{theme} say {at}"}}"#));
+        }
+        let at = said.len() / 2;
+        said.push(format!(r#"{{"role":"user","content":"{theme} ask {at}"}}"#));
+        let reply = format!(r#"{{"role":"assistant","content":"{theme} say {at}"}}"#);
+        let read =
+            |(at, text): (usize, &String)| Message::parse(Raw::trusted(text.clone()), at).map_err(|_| at);
+        let messages = said.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>().expect("messages");
+        let owner = (new.account.as_str(), new.agent.as_str());
+        let opening = Opening::of(owner, unnamed, &messages, &Raw::trusted(reply.clone()));
+        StoredTurn {
+            messages: said,
+            reply,
+            completeness: Completeness::Complete,
+            metadata: self.random.chance(20).then(|| r#"{"note":1}"#.to_owned()),
+            opening: self.random.chance(80).then_some(opening),
+        }
+    }
+
+    /// What else happens between turns.
+    fn event(&mut self) -> Option<Move> {
+        let (account, agent) = *self.random.pick(&AGENTS).expect("an agent");
+        let account = account.to_owned();
+        Some(match self.random.weighted(&[40, 30, 5, 5, 5, 3, 1, 4]) {
+            0 => return None,
+            1 => Move::Credit {
+                account,
+                reference: format!("pay_{}", self.made),
+                amount: self.random.between(1, 20_000_000),
+            },
+            2 => Move::SetStatus { account, active: self.random.chance(80) },
+            3 => Move::Watch { account, low: vec![self.random.between(0, 9_000_000), 1_000_000] },
+            4 => Move::Unwatch { account },
+            5 => Move::DeleteSession {
+                at: SessionKey {
+                    account,
+                    agent: agent.to_owned(),
+                    name: format!("chosen_{}", self.random.below(6)),
+                },
+            },
+            6 => Move::DeleteAgent { agent: agent.to_owned() },
+            _ => Move::SetStatus { account, active: true },
+        })
+    }
+}
+
+const AGENTS: [(&str, &str); 4] =
+    [("acct_a", "ag_1"), ("acct_a", "ag_2"), ("acct_b", "ag_3"), ("acct_b", "ag_4")];
+
+fn prices() -> Vec<Price> {
+    let price = |at: i64, input, cached, output, fee| Price {
+        id: format!("price_{at}"),
+        model: format!("m{at}"),
+        from: at,
+        input,
+        cached,
+        output,
+        fee,
+    };
+    vec![
+        price(1, 150_000_000, 75_000_000, 600_000_000, 0),
+        price(2, 900_000_001, 100, 2_000_000_003, 7),
+        price(3, 0, 0, 0, 0),
+    ]
+}
+
+/// Plays one seed: how many turns were charged, refused with a notice, refused, and written off in part.
+fn play(seed: u64) -> [u64; 4] {
+    let mut databases = WAYS.map(|way| (way, Database::new()));
+    let mut world = World { random: Random::new(seed), prices: prices(), made: 0, now: 1_000 };
+    for (_, database) in &mut databases {
+        for account in ["acct_a", "acct_b"] {
+            database.add_account(account, 1);
+        }
+        database.begin_epoch(1);
+        for (account, agent) in AGENTS {
+            let (account, agent, key) = (account.to_owned(), agent.to_owned(), format!("key_{agent}"));
+            database.apply(&Move::AddAgent { account, agent, key }, (1, 1));
+        }
+        prices().into_iter().for_each(|row| drop(database.apply(&Move::SetPrice(row), (1, 1))));
+    }
+    let (mut charged, mut told, mut refused, mut written_off) = (0, 0, 0, 0);
+    for turn in 1..=TURNS {
+        let compared = turn % COMPARED_EVERY == 0;
+        let (event, (new, end)) = (world.event(), world.turn());
+        let now = world.now;
+        let outcomes = databases.each_mut().map(|(way, database)| {
+            event.iter().for_each(|event| drop(database.apply(event, (new.now, 1))));
+            let gone = way.go(database.conn(), &new, &end, now);
+            let outcome = format!("{gone:?}");
+            match gone {
+                Ok(Ok((_, closed))) => {
+                    charged += 1;
+                    written_off += u64::from(closed.written_off > Nanos::ZERO);
+                }
+                Ok(Err(_)) => told += 1,
+                Err(_) => refused += 1,
+            }
+            (outcome, if compared { rows(database.conn()) } else { Vec::new() })
+        });
+        for (other, way) in outcomes.iter().zip(WAYS).skip(1) {
+            let only = |of: &[String], from: &[String]| -> String {
+                of.iter().filter(|line| !from.contains(line)).map(|line| format!("    {line}\n")).collect()
+            };
+            assert_eq!(other.0, outcomes[0].0, "seed {seed}, {way:?}: {new:?} {end:?}");
+            assert!(
+                other.1 == outcomes[0].1,
+                "seed {seed}, {way:?} leaves\n{}  and not\n{}",
+                only(&other.1, &outcomes[0].1),
+                only(&outcomes[0].1, &other.1),
+            );
+        }
+    }
+    databases.iter_mut().for_each(|(_, database)| compare::invariants(database.conn()));
+    [charged, told, refused, written_off]
+}
+
+#[test]
+fn a_charge_leaves_the_same_whichever_way_it_goes() {
+    let mut sums = [0; 4];
+    for seed in 0..SEEDS {
+        sums.iter_mut().zip(play(seed)).for_each(|(sum, more)| *sum += more);
+    }
+    println!("charged, told, refused, written off: {sums:?}");
+    assert!(sums.iter().all(|sum| *sum > 0), "something never came about: {sums:?}");
+}
