@@ -116,11 +116,6 @@ pub fn with_retention(conn: &mut SqliteConnection) -> QueryResult<Vec<(String, i
         .load(conn)
 }
 
-/// What may be spent.
-pub fn available(conn: &mut SqliteConnection, id: &str) -> QueryResult<Nanos> {
-    account.find(id).select(columns::available).get_result(conn).map(Nanos)
-}
-
 /// What may be spent, and what is set aside.
 pub fn money(conn: &mut SqliteConnection, id: &str) -> QueryResult<(Nanos, Nanos)> {
     let (free, aside) = account.find(id).select((columns::available, columns::held)).get_result(conn)?;
@@ -143,65 +138,79 @@ pub fn close(conn: &mut SqliteConnection, id: &str, amount: i64, back: i64) -> Q
     fixed!(MOVE, [Int(amount), Int(back), Text(id)]).execute(conn).map(drop)
 }
 
-/// How an account stands after a movement that an entry tells of, and what else concerns that.
+/// How an account stands, and what else concerns a movement that an entry tells of.
 #[derive(Clone, Debug, Queryable)]
-pub struct Posted {
+pub struct Standing {
     /// What may be spent.
     pub available: i64,
     /// What is set aside.
     pub held: i64,
-    /// The number of the entry.
+    /// The number of the last entry.
     pub seq: i64,
-    /// The hash of the entry before it.
-    pub previous: Option<String>,
+    /// Its hash.
+    pub last: Option<String>,
     /// Whether somebody may want to be told.
     pub watched: bool,
     /// Whether the key that pays has, or had, a budget.
     pub budgeted: bool,
 }
 
-type PostedRow = (BigInt, BigInt, BigInt, Nullable<SqlText>, Bool, Bool);
-
-/// An UPDATE that answers [`Posted`]; its last value is the key.
-macro_rules! posting {
-    ($change:literal) => {
-        concat!(
-            $change,
-            " RETURNING available, held, last_seq, \
-             (SELECT e.hash FROM ledger_entry e WHERE e.account_id = account.account_id AND e.seq = last_seq - 1), \
-             EXISTS (SELECT 1 FROM webhook w WHERE w.account_id = account.account_id), \
-             EXISTS (SELECT 1 FROM key_budget b WHERE b.key_id = ?)"
-        )
-    };
+/// How an account of which that key pays stands.
+///
+/// A question and then an UPDATE: for RETURNING, SQLite makes a table and throws it away again.
+pub fn standing(conn: &mut SqliteConnection, (id, key): (&str, &str)) -> QueryResult<Standing> {
+    const ASK: &str = "SELECT a.available, a.held, a.last_seq, e.hash, \
+         EXISTS (SELECT 1 FROM webhook w WHERE w.account_id = a.account_id), \
+         EXISTS (SELECT 1 FROM key_budget b WHERE b.key_id = ?) \
+         FROM account a LEFT JOIN ledger_entry e ON e.account_id = a.account_id AND e.seq = a.last_seq \
+         WHERE a.account_id = ?";
+    type Row = (BigInt, BigInt, BigInt, Nullable<SqlText>, Bool, Bool);
+    fixed!(ASK, [Text(key), Text(id)]).returning::<Row>().get_result(conn)
 }
 
-/// As [`close`] of a hold of that key, and numbers the entry that tells of it.
+impl Standing {
+    /// After a movement of so much into available and held, which has the next number.
+    fn moved(self, available_by: i64, held_by: i64) -> Self {
+        Self {
+            available: self.available + available_by,
+            held: self.held + held_by,
+            seq: self.seq + 1,
+            ..self
+        }
+    }
+}
+
+/// As [`close`] of a hold, and numbers the entry that tells of it: how the account that stood so stands then, with the
+/// hash of the entry before.
 pub fn post(
     conn: &mut SqliteConnection,
-    (id, key): (&str, &str),
-    amount: i64,
-    back: i64,
-) -> QueryResult<Posted> {
-    const MOVE: &str = posting!(
-        "UPDATE account SET held = held - ?, available = available + ?, last_seq = last_seq + 1 WHERE account_id = ?"
-    );
-    fixed!(MOVE, [Int(amount), Int(back), Text(id), Text(key)]).returning::<PostedRow>().get_result(conn)
+    id: &str,
+    before: Standing,
+    (amount, back): (i64, i64),
+) -> QueryResult<Standing> {
+    const MOVE: &str = "UPDATE account SET held = held - ?, available = available + ?, last_seq = last_seq + 1 \
+                        WHERE account_id = ? AND last_seq = ?";
+    match fixed!(MOVE, [Int(amount), Int(back), Text(id), Int(before.seq)]).execute(conn)? {
+        1 => Ok(before.moved(back, -amount)),
+        _ => Err(diesel::result::Error::NotFound),
+    }
 }
 
 /// Takes `charged` out of available where `worst` is there, counts `begun` sessions and numbers the entry that tells of
 /// it; `None` if the account is not active or does not have the worst.
 pub fn charge(
     conn: &mut SqliteConnection,
-    (id, key): (&str, &str),
+    id: &str,
+    before: Standing,
     (worst, charged): (i64, i64),
     begun: i64,
-) -> QueryResult<Option<Posted>> {
-    const TAKE: &str = posting!(
-        "UPDATE account SET available = available - ?, session_count = session_count + ?, last_seq = last_seq + 1 \
-         WHERE account_id = ? AND status = 'active' AND available >= ?"
-    );
-    let taken = [Int(charged), Int(begun), Text(id), Int(worst), Text(key)];
-    fixed!(TAKE, taken).returning::<PostedRow>().get_result(conn).optional()
+) -> QueryResult<Option<Standing>> {
+    const TAKE: &str = "UPDATE account SET available = available - ?, session_count = session_count + ?, \
+                        last_seq = last_seq + 1 \
+                        WHERE account_id = ? AND last_seq = ? AND status = 'active' AND available >= ?";
+    let taken = [Int(charged), Int(begun), Text(id), Int(before.seq), Int(worst)];
+    let taken = fixed!(TAKE, taken).execute(conn)? == 1;
+    Ok(taken.then(|| before.moved(-charged, 0)))
 }
 
 /// Counts agents and sessions up or down.

@@ -77,8 +77,9 @@ pub fn append<'a>(
 }
 
 fn begin(conn: &mut SqliteConnection, parent: Option<i64>, base: i64) -> QueryResult<i64> {
-    const BEGIN: &str = "INSERT INTO branch (parent_id, base) VALUES (?, ?) RETURNING id";
-    fixed!(BEGIN, [MaybeInt(parent), Int(base)]).returning::<BigInt>().get_result(conn)
+    const BEGIN: &str = "INSERT INTO branch (parent_id, base) VALUES (?, ?)";
+    fixed!(BEGIN, [MaybeInt(parent), Int(base)]).execute(conn)?;
+    fixed!("SELECT last_insert_rowid()", []).returning::<BigInt>().get_result(conn)
 }
 
 /// The branch in which a conversation of `len` messages with this digest ends, the newest if there are several.

@@ -4,11 +4,11 @@ use diesel::prelude::*;
 
 use crate::billing::money::Nanos;
 use crate::error::{Error, Invalid};
-use crate::store::account::{self as accounts, Posted};
+use crate::store::account::{self as accounts, Standing};
 use crate::store::fixed::Value::{Int, MaybeText, Text};
 use crate::store::fixed::fixed;
 use crate::store::schema::ledger_entry::dsl::*;
-use crate::store::schema::{account, hold, usage_record};
+use crate::store::schema::{hold, usage_record};
 use crate::store::webhook;
 use crate::store::writer::WriteError;
 
@@ -82,9 +82,9 @@ pub struct NewEntry<'a> {
 }
 
 /// Adds the entry of a movement after which the account stands so.
-pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>, after: Posted) -> QueryResult<EntryRow> {
+pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>, after: Standing) -> QueryResult<EntryRow> {
     // The first one is chained to nothing.
-    let previous = after.previous.or((after.seq == 1).then(String::new));
+    let previous = after.last.or((after.seq == 1).then(String::new));
     let previous = previous.ok_or(diesel::result::Error::NotFound)?;
     let mut row = EntryRow {
         account_id: new.account.to_owned(),
@@ -204,14 +204,14 @@ fn charge(conn: &mut SqliteConnection, of_hold: &str) -> QueryResult<Option<Char
 
 /// Moves money that no hold is about, by one entry; the balance may not fall below what is held.
 pub fn post(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> Result<EntryRow, WriteError> {
-    let own = account::table.find(new.account);
-    let available: Option<i64> = own.select(account::available).get_result(conn).optional()?;
-    let available = available.ok_or(Error::NotFound("the account"))?;
+    let before = accounts::standing(conn, (new.account, NO_KEY)).optional()?;
+    let before = before.ok_or(Error::NotFound("the account"))?;
+    let available = before.available;
     let after = available.checked_add(new.delta);
     if after.is_none_or(|after| after < 0) {
         let expected = format!("this would leave less than nothing: {} USD are available", Nanos(available));
         return Err(Error::from(Invalid::value("amount", expected)).into());
     }
-    let after = accounts::post(conn, (new.account, NO_KEY), 0, new.delta)?;
+    let after = accounts::post(conn, new.account, before, (0, new.delta))?;
     Ok(append(conn, new, after)?)
 }

@@ -23,7 +23,7 @@ use crate::moves::{HOLD_LIFE, Move, Price, SessionKey};
 use crate::random::Random;
 use crate::words::store_price;
 
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 16;
 const TURNS: u64 = 120;
 /// Turns after which all rows are compared; outcomes are after each.
 const COMPARED_EVERY: u64 = 10;

@@ -42,7 +42,8 @@ pub fn charge_at_once(
     let cost = case.cost(settlement.usage)?;
     let charged = split(cost, amount, Nanos(spendable.0 - amount.0)).charged;
     let begun = i64::from(there.is_none());
-    let after = accounts::charge(conn, (&new.account, &new.key), (amount.0, charged.0), begun)?;
+    let before = accounts::standing(conn, (&new.account, &new.key))?;
+    let after = accounts::charge(conn, &new.account, before, (amount.0, charged.0), begun)?;
     let after = after.ok_or_else(|| unpayable(amount, spendable))?;
     insert(conn, new, (amount, pinned), &Stage::Settled { served: settlement.served.as_ref(), at: now })?;
     if after.budgeted {

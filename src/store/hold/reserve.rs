@@ -194,7 +194,12 @@ pub(super) fn weigh<'a>(conn: &mut SqliteConnection, new: &'a NewHold) -> Result
         (Some(id), Some(head)) => Some(Found { id, branch: now.branch, head }),
         _ => None,
     };
-    Ok(Fit { granted: Granted { amount, max_output, left: Nanos(spendable.0 - amount.0) }, pinned, spendable, session })
+    Ok(Fit {
+        granted: Granted { amount, max_output, left: Nanos(spendable.0 - amount.0) },
+        pinned,
+        spendable,
+        session,
+    })
 }
 
 /// What the account has does not cover what is needed.

@@ -8,7 +8,7 @@ use crate::clock::EpochMs;
 use crate::conversation::turn::Completeness;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
-use crate::store::account::{self as accounts, Posted};
+use crate::store::account::{self as accounts, Standing};
 use crate::store::hold::{Granted, HoldRow, NewHold, Served, close, find};
 use crate::store::ledger_entry::{self, NewEntry};
 use crate::store::session::{self, StoredTurn};
@@ -158,9 +158,9 @@ fn charge(
     now: EpochMs,
 ) -> Result<Closed, WriteError> {
     let Case { of, amount, .. } = *case;
-    let rest = if cost <= amount { Nanos::ZERO } else { accounts::available(conn, of.account)? };
-    let parts = split(cost, amount, rest);
-    let after = accounts::post(conn, (of.account, case.key), amount.0, amount.0 - parts.charged.0)?;
+    let before = accounts::standing(conn, (of.account, case.key))?;
+    let parts = split(cost, amount, Nanos(before.available));
+    let after = accounts::post(conn, of.account, before, (amount.0, amount.0 - parts.charged.0))?;
     if after.budgeted {
         key_budget::close(conn, case.key, amount, parts.charged)?;
     }
@@ -182,7 +182,7 @@ pub(super) fn book(
     case: &Case<'_>,
     (cost, charged): (Nanos, Nanos),
     settlement: &Settlement,
-    (after, now): (Posted, EpochMs),
+    (after, now): (Standing, EpochMs),
 ) -> QueryResult<Closed> {
     let (of, usage, written_off) = (case.of, settlement.usage, Nanos(cost.0 - charged.0));
     if written_off > Nanos::ZERO {
