@@ -1,0 +1,182 @@
+//! Twice as much as the server can do: what it answers, what it refuses, and how soon all is as before.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::{Bench, megabytes};
+use crate::books;
+use crate::figures::quantile;
+use crate::load::open::{self, Fate, Phase, Shot};
+use crate::load::{Load, Target, closed};
+use crate::mock::Shape;
+use crate::process;
+use crate::site::Site;
+
+/// Clients of the closed loop that finds out what the server can do: half of the fewest turns, since a turn that was
+/// answered keeps its place a moment longer.
+const CLIENTS: u64 = 32;
+
+/// Requests that may be on their way at once.
+const IN_FLIGHT: u64 = 6_000;
+
+/// `--max-turns` of the server that refuses early.
+const FEW_TURNS: &str = "64";
+
+/// Recovery is looked at in pieces so long, in seconds.
+const PIECE: f64 = 0.25;
+
+/// Latency is normal again below so many times what it was before, or below [`NORMAL_MS`].
+const NORMAL_TIMES: f64 = 2.0;
+
+/// Below this nobody calls it slow.
+const NORMAL_MS: f64 = 5.0;
+
+/// With as many turns as the server takes by itself, and with few.
+pub async fn run(bench: &mut Bench) -> Result<()> {
+    twice(bench, "overload, max_turns as by default", &["--max-turns", "10000"]).await?;
+    twice(bench, &format!("overload, max_turns {FEW_TURNS}"), &["--max-turns", FEW_TURNS]).await
+}
+
+async fn twice(bench: &mut Bench, place: &str, flags: &[&str]) -> Result<()> {
+    bench.report.section(place, &["switchboard"]);
+    let site = Site::start(&bench.options.server, flags).await?;
+    site.mock.shape(Shape::of(1)).await?;
+    let (target, (warmup, window)) = (site.target(), bench.options.windows());
+    let load = Load::plain(&target);
+    let able = closed::run(&load, CLIENTS, warmup, window).await?;
+    if let Some(fault) = &able.outcome.fault {
+        bench.report.problem(&format!("{} requests of the closed loop failed: {fault}", able.outcome.failed));
+    }
+    let (capacity, calm, storm) = (able.answers / able.seconds, bench.options.calm(), bench.options.storm());
+    let phases = [
+        Phase { rate: capacity / 2.0, time: calm },
+        Phase { rate: capacity * 2.0, time: storm },
+        Phase { rate: capacity / 2.0, time: storm },
+    ];
+    let before = target.resident()?;
+    let peak = Peak::watch(&target);
+    let (shots, fault) = open::run(&load, &phases, IN_FLIGHT).await?;
+    let peak = peak.end();
+    sleep(bench.options.rest()).await;
+    let after = target.resident()?;
+    tell(bench, &shots, capacity, calm.as_secs_f64(), storm.as_secs_f64());
+    let report = &mut bench.report;
+    report.figure("MB of memory before", megabytes(before));
+    report.figure("MB of memory at most", megabytes(peak));
+    report.figure("MB of memory afterwards", megabytes(after));
+    let failed = shots.iter().filter(|shot| shot.fate == Fate::Failed).count() as u64;
+    if let Some(fault) = fault {
+        report.problem(&format!("{failed} requests neither answered nor refused, the first: {fault}"));
+    }
+    books::check(&site, place, failed + able.outcome.failed, report).await?;
+    site.stop()
+}
+
+fn tell(bench: &mut Bench, shots: &[Shot], capacity: f64, calm: f64, storm: f64) {
+    let during = |from: f64, to: f64, fate: Fate| -> Vec<f64> {
+        let meant = shots.iter().filter(|shot| (from..to).contains(&shot.due) && shot.fate == fate);
+        meant.map(|shot| shot.latency).collect()
+    };
+    let report = &mut bench.report;
+    report.figure("answers a second it is able to", capacity);
+    let mut usual = during(0.0, calm, Fate::Answered);
+    let normal = quantile(&mut usual, 0.5).unwrap_or(f64::NAN);
+    report.figure("at half of that: ms p50", normal);
+    report.figure("at half of that: ms p99", quantile(&mut usual, 0.99).unwrap_or(f64::NAN));
+    let of = |fate: Fate| during(calm, calm + storm, fate);
+    let (mut answered, mut refused) = (of(Fate::Answered), of(Fate::Refused));
+    report.figure("at twice that: answered a second", answered.len() as f64 / storm);
+    report.figure("at twice that: refused a second", refused.len() as f64 / storm);
+    report.figure("at twice that: kept back a second", of(Fate::Kept).len() as f64 / storm);
+    for (what, times) in [("answered", &mut answered), ("refused", &mut refused)] {
+        for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+            let Some(time) = quantile(times, share) else { continue };
+            report.figure(&format!("at twice that: ms {name} of the {what}"), time);
+        }
+    }
+    match recovery(shots, calm + storm, storm, normal) {
+        Some(seconds) => report.figure("s until as before, at half again", seconds),
+        None => report.note(&format!("not as before within {storm} s of half the load")),
+    }
+}
+
+/// Seconds from `from` on until requests are answered as they were before, and stay so; `None` if not in `time`.
+fn recovery(shots: &[Shot], from: f64, time: f64, normal: f64) -> Option<f64> {
+    let pieces = (time / PIECE) as usize;
+    let bad = (0..pieces).rev().find(|at| {
+        let begin = from + *at as f64 * PIECE;
+        let here: Vec<&Shot> =
+            shots.iter().filter(|shot| (begin..begin + PIECE).contains(&shot.due)).collect();
+        let mut times: Vec<f64> = here.iter().map(|shot| shot.latency).collect();
+        let slow =
+            quantile(&mut times, 0.5).is_some_and(|median| median > (normal * NORMAL_TIMES).max(NORMAL_MS));
+        slow || here.iter().any(|shot| shot.fate != Fate::Answered)
+    });
+    match bad {
+        None => Some(0.0),
+        Some(at) if at + 1 == pieces => None,
+        Some(at) => Some((at + 1) as f64 * PIECE),
+    }
+}
+
+/// The most memory that the server has while this is there.
+struct Peak {
+    task: JoinHandle<()>,
+    most: Arc<AtomicU64>,
+}
+
+impl Peak {
+    fn watch(target: &Target) -> Self {
+        let (pids, most) = (target.pids.clone(), Arc::new(AtomicU64::new(0)));
+        let seen = most.clone();
+        let task = tokio::spawn(async move {
+            while let Ok(bytes) = process::resident(&pids) {
+                seen.fetch_max(bytes, Relaxed);
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Self { task, most }
+    }
+
+    fn end(self) -> f64 {
+        self.task.abort();
+        self.most.load(Relaxed) as f64
+    }
+}
+
+impl Drop for Peak {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::recovery;
+    use crate::load::open::{Fate, Shot};
+
+    fn shots(late_until: f64) -> Vec<Shot> {
+        let dues = (0..100).map(|at| f64::from(at) / 25.0);
+        dues.map(|due| Shot {
+            due,
+            latency: if due < late_until { 100.0 } else { 1.0 },
+            fate: Fate::Answered,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn all_is_as_before_after_the_last_piece_that_is_not() {
+        assert_eq!(recovery(&shots(0.0), 0.0, 4.0, 1.0), Some(0.0));
+        assert_eq!(recovery(&shots(1.0), 0.0, 4.0, 1.0), Some(1.0));
+        assert_eq!(recovery(&shots(9.0), 0.0, 4.0, 1.0), None);
+        let mut refused = shots(0.0);
+        refused[50].fate = Fate::Refused;
+        assert_eq!(recovery(&refused, 0.0, 4.0, 1.0), Some(2.25));
+    }
+}
