@@ -68,6 +68,7 @@ mod native;
 mod on_disconnect;
 mod openapi;
 mod operator;
+mod overload;
 mod own_providers;
 #[cfg(debug_assertions)]
 mod panics;
