@@ -17,9 +17,12 @@ use crate::mock::Shape;
 use crate::process;
 use crate::site::Site;
 
-/// Clients of the closed loop that finds out what the server can do: half of the fewest turns, since a turn that was
-/// answered keeps its place a moment longer.
-const CLIENTS: u64 = 32;
+/// Clients of the closed loop that finds out what the server can do. More of them share each commit.
+const CLIENTS: u64 = 256;
+
+/// The same for the server with few turns: half as many as these, since a turn that was answered keeps its place a
+/// moment longer.
+const FEW_CLIENTS: u64 = 32;
 
 /// Requests that may be on their way at once.
 const IN_FLIGHT: u64 = 6_000;
@@ -38,17 +41,17 @@ const NORMAL_MS: f64 = 5.0;
 
 /// With as many turns as the server takes by itself, and with few.
 pub async fn run(bench: &mut Bench) -> Result<()> {
-    twice(bench, "overload, max_turns as by default", &["--max-turns", "10000"]).await?;
-    twice(bench, &format!("overload, max_turns {FEW_TURNS}"), &["--max-turns", FEW_TURNS]).await
+    twice(bench, "overload, max_turns as by default", CLIENTS, &["--max-turns", "10000"]).await?;
+    twice(bench, &format!("overload, max_turns {FEW_TURNS}"), FEW_CLIENTS, &["--max-turns", FEW_TURNS]).await
 }
 
-async fn twice(bench: &mut Bench, place: &str, flags: &[&str]) -> Result<()> {
+async fn twice(bench: &mut Bench, place: &str, clients: u64, flags: &[&str]) -> Result<()> {
     bench.report.section(place, &["switchboard"]);
     let site = Site::start(&bench.options.server, flags).await?;
     site.mock.shape(Shape::of(1)).await?;
     let (target, (warmup, window)) = (site.target(), bench.options.windows());
     let load = Load::plain(&target);
-    let able = closed::run(&load, CLIENTS, warmup, window).await?;
+    let able = closed::run(&load, clients, warmup, window).await?;
     if let Some(fault) = &able.outcome.fault {
         bench.report.problem(&format!("{} requests of the closed loop failed: {fault}", able.outcome.failed));
     }
@@ -83,16 +86,21 @@ fn tell(bench: &mut Bench, shots: &[Shot], capacity: f64, calm: f64, storm: f64)
         meant.map(|shot| shot.latency).collect()
     };
     let report = &mut bench.report;
-    report.figure("answers a second it is able to", capacity);
+    report.figure("answers a second it is able to, closed loop", capacity);
     let mut usual = during(0.0, calm, Fate::Answered);
     let normal = quantile(&mut usual, 0.5).unwrap_or(f64::NAN);
     report.figure("at half of that: ms p50", normal);
     report.figure("at half of that: ms p99", quantile(&mut usual, 0.99).unwrap_or(f64::NAN));
+    // What ended while too much came; what was still waiting then is answered later.
+    let ended = |fate: Fate| {
+        let within = |shot: &&Shot| (calm..calm + storm).contains(&(shot.due + shot.latency / 1e3));
+        shots.iter().filter(|shot| shot.fate == fate).filter(within).count() as f64 / storm
+    };
+    report.figure("at twice that: answered a second", ended(Fate::Answered));
+    report.figure("at twice that: refused a second", ended(Fate::Refused));
+    report.figure("at twice that: kept back a second", ended(Fate::Kept));
     let of = |fate: Fate| during(calm, calm + storm, fate);
     let (mut answered, mut refused) = (of(Fate::Answered), of(Fate::Refused));
-    report.figure("at twice that: answered a second", answered.len() as f64 / storm);
-    report.figure("at twice that: refused a second", refused.len() as f64 / storm);
-    report.figure("at twice that: kept back a second", of(Fate::Kept).len() as f64 / storm);
     for (what, times) in [("answered", &mut answered), ("refused", &mut refused)] {
         for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
             let Some(time) = quantile(times, share) else { continue };
