@@ -27,9 +27,15 @@ pub fn quantile(values: &mut [f64], share: f64) -> Option<f64> {
     values.get(rank.max(1) - 1).copied()
 }
 
+/// What one of so many costs; nothing to tell where there was none.
+pub fn each(total: f64, count: f64) -> f64 {
+    if count > 0.0 { total / count } else { f64::NAN }
+}
+
 /// A figure with as many digits as it deserves.
 pub fn short(value: f64) -> String {
     match value.abs() {
+        size if size.is_nan() => "-".to_owned(),
         size if size >= 10_000.0 => {
             let digits = format!("{:.0}", value.abs());
             let groups: Vec<&str> = digits
@@ -59,7 +65,7 @@ impl std::fmt::Display for Spread {
 
 #[cfg(test)]
 mod tests {
-    use super::{Spread, quantile, short, spread};
+    use super::{Spread, each, quantile, short, spread};
 
     #[test]
     fn a_median_lies_between_the_two_in_the_middle() {
@@ -80,6 +86,7 @@ mod tests {
     #[test]
     fn figures_have_three_digits_or_groups_of_three() {
         let written = [0.0, 0.0123, 2.345, 45.67, 461.3, 12_345.6, -1_234_567.0].map(short);
+        assert_eq!([short(each(3.0, 2.0)), short(each(3.0, 0.0))], ["1.50", "-"]);
         assert_eq!(written, ["0.00", "0.012", "2.35", "45.7", "461", "12,346", "-1,234,567"]);
     }
 }

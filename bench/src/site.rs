@@ -161,9 +161,14 @@ impl Site {
         files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
     }
 
-    /// Stops the server; an error if that was no proper stop.
+    /// Fails once the server has ended by itself.
+    pub fn alive(&mut self) -> Result<()> {
+        self.server.alive().with_context(|| log(self.dir.path()))
+    }
+
+    /// Stops the server; an error if it had ended by itself or has to be killed.
     pub fn stop(mut self) -> Result<()> {
-        self.server.alive().with_context(|| log(self.dir.path()))?;
+        self.alive()?;
         self.server.stop()
     }
 }

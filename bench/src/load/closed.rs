@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{Load, Outcome};
+use crate::figures::each;
 use crate::wire::Wire;
 
 /// A client that fails waits so long, so that a server that is not there is not hammered.
@@ -30,7 +31,7 @@ pub struct Window {
 impl Window {
     /// Microseconds of processor time an answer.
     pub fn cpu_each(&self) -> f64 {
-        self.cpu_us / self.answers.max(1.0)
+        each(self.cpu_us, self.answers)
     }
 }
 

@@ -62,6 +62,7 @@ impl Bench {
                 Scenario::Growth => growth::run(self).await,
                 Scenario::Start => start::run(self).await,
             }
+            .and_then(|()| self.site.alive())
             .with_context(|| format!("scenario {scenario}"))?;
         }
         self.report.section("the books", &[]);

@@ -38,7 +38,7 @@ pub async fn requests(bench: &mut Bench) -> Result<()> {
             let times = &mut seen.outcome.latencies;
             let (median, late) = (quantile(times, 0.5), quantile(times, 0.99));
             Ok([
-                seen.cpu_us / seen.answers.max(1.0),
+                seen.cpu_each(),
                 seen.answers / seen.seconds,
                 median.unwrap_or(f64::NAN),
                 late.unwrap_or(f64::NAN),
@@ -83,8 +83,7 @@ pub async fn bursts(bench: &mut Bench) -> Result<()> {
         .rounds(async |bench, target| {
             let seen = closed::run(&Load::streamed(target, CHUNKS), CLIENTS, warmup, window).await?;
             bench.note_failures(target, &seen.outcome);
-            let chunks = seen.answers.max(1.0) * CHUNKS as f64;
-            Ok([seen.cpu_us / chunks, chunks / seen.seconds])
+            Ok([seen.cpu_each() / CHUNKS as f64, seen.answers * CHUNKS as f64 / seen.seconds])
         })
         .await?;
     bench.report.row("CPU-us a chunk", &cpu, Beside::Times("nginx"));
