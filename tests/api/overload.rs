@@ -63,7 +63,6 @@ fn at_twice_the_turns_half_is_refused_at_once_and_the_other_half_is_answered() {
         assert_eq!(app.upstream.asked(), round * ROOM, "the provider hears of no other");
         gate.open();
         all_end(&mut begun);
-        // A turn's last event can be read a moment before its place is free.
         eventually("no turn runs any more", || {
             (value(&read(&app), "switchboard_turns_running{stream=\"true\"}") == Some(0.0)).then_some(())
         });
@@ -191,7 +190,6 @@ fn at_twice_the_connections_each_further_one_is_refused_and_closed_while_the_oth
 }
 
 #[test]
-#[ignore = "a turn's place is given back a moment after its last event was read"]
 fn a_client_that_goes_on_at_once_finds_its_own_place_free() {
     let app = Setup::default().arg("--max-turns").arg("1").start();
     let call = app.chat_call(&body(&app));

@@ -20,8 +20,7 @@ use crate::site::Site;
 /// Clients of the closed loop that finds out what the server can do. More of them share each commit.
 const CLIENTS: u64 = 256;
 
-/// The same for the server with few turns: half as many as these, since a turn that was answered keeps its place a
-/// moment longer.
+/// The same for the server with few turns: half as many as these, so that none is refused yet.
 const FEW_CLIENTS: u64 = 32;
 
 /// Requests that may be on their way at once.
