@@ -42,6 +42,7 @@ fn caller(key: usize) -> Caller {
         key_limits: limits,
         account_limits: limits,
         budget: None,
+        as_of: 0,
     }
 }
 

@@ -157,7 +157,9 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let routes = Routes::new(config.providers.clone(), config.policy);
     let credentials = Credentials::load(store.clone(), config.vault.clone()).await?;
     let bodies = Budget::new(config.intake.body_memory);
+    let keyring = Keyring::new(store.clone(), config.default_limits, config.failed_logins);
     let rooms = Rooms {
+        keyring: keyring.clone(),
         routes: routes.clone(),
         credentials: credentials.clone(),
         store: store.clone(),
@@ -169,7 +171,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     };
     let sessions = Sessions::start(&upkeep.handle(), rooms, config.session_idle, gone());
     Ok(Server {
-        keyring: Keyring::new(store.clone(), config.default_limits, config.failed_logins),
+        keyring,
         agents: Agents::new(store.clone()),
         admission: Admission::new(limits),
         store,

@@ -88,6 +88,7 @@ fn caller() -> Caller {
         key_limits: limits,
         account_limits: limits,
         budget: None,
+        as_of: 0,
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Caller {
     pub account_limits: ResolvedLimits,
     /// The key's own budget.
     pub budget: Option<Budget>,
+    /// How many changes of keys and accounts there had been when it was looked up.
+    pub as_of: u64,
 }
 
 impl Caller {

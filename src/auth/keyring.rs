@@ -100,7 +100,7 @@ impl Keyring {
         let before = self.changes.load(Ordering::Acquire);
         let found = self.store.read(move |conn| crate::store::api_key::find(conn, &digest)).await?;
         let Some((row, owner)) = found else { return Ok(None) };
-        let Some(caller) = self.read(row, owner).map(Arc::new) else { return Ok(None) };
+        let Some(caller) = self.read(row, owner, before).map(Arc::new) else { return Ok(None) };
         // What was read before a change is not remembered after it.
         if self.changes.load(Ordering::Acquire) == before {
             self.known.insert(digest, caller.clone());
@@ -109,7 +109,7 @@ impl Keyring {
         Ok(Some(caller))
     }
 
-    fn read(&self, row: KeyRow, owner: Owner) -> Option<Caller> {
+    fn read(&self, row: KeyRow, owner: Owner, as_of: u64) -> Option<Caller> {
         let kind = KeyKind::named(&row.kind)?;
         let (status, account_limits) = owner.unwrap_or_default();
         let scopes: Vec<String> = serde_json::from_str(&row.scopes).unwrap_or_default();
@@ -129,7 +129,13 @@ impl Keyring {
             key_limits,
             account_limits,
             budget: row.budget.as_deref().and_then(stored_budget),
+            as_of,
         })
+    }
+
+    /// Whether nothing has changed since a caller was looked up, and his key has not ended.
+    pub fn is_current(&self, caller: &Caller) -> bool {
+        caller.as_of == self.changes.load(Ordering::Acquire) && !caller.expired(clock::now_ms())
     }
 
     /// After a key, its account or its agent has changed: everything is looked up anew.

@@ -53,6 +53,11 @@ impl Balances {
         self.0.entry(account.clone()).or_default()
     }
 
+    /// The writer cannot write: until it has told of an account, it decides alone.
+    pub fn forget_all(&mut self) {
+        self.0.values_mut().for_each(|known| known.available = Nanos::ZERO);
+    }
+
     /// The writer did not agree: until it tells anew, it decides alone.
     pub fn forget(&mut self, account: &Arc<str>) {
         if let Some(known) = self.0.get_mut(account) {

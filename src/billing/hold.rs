@@ -61,6 +61,7 @@ pub(super) struct Opened {
 
 /// A reservation on its way into the database.
 pub(super) struct Opening {
+    new: Arc<NewHold>,
     ride: Arc<Mutex<Ride>>,
     done: oneshot::Receiver<Result<Result<Opened, Error>, Error>>,
 }
@@ -80,16 +81,18 @@ impl Opening {
     pub fn queue(writer: &Writer, sent: Sent, new: NewHold) -> Result<Self, Error> {
         let ride = Arc::new(Mutex::new(Ride::default()));
         let (own, payer) = (ride.clone(), sent.account.name.clone());
+        let new = Arc::new(new);
+        let wanted = new.clone();
         let work = move |conn: &mut SqliteConnection| {
             let charge = {
                 let mut ride = own.lock().unwrap_or_else(PoisonError::into_inner);
                 ride.left = true;
                 ride.charge.clone()
             };
-            open(conn, &sent.account, &new, charge.as_deref())
+            open(conn, &sent.account, &wanted, charge.as_deref())
         };
         let done = writer.submit_for(Lane::Open, &payer, work)?;
-        Ok(Self { ride, done })
+        Ok(Self { new, ride, done })
     }
 
     /// Lets the charge come along. Gives it back if the writer is at the reservation already.
@@ -117,16 +120,17 @@ fn open(
     new: &NewHold,
     charge: Option<&Settlement>,
 ) -> Result<Result<Opened, Error>, WriteError> {
-    let granted = match hold::reserve_or_tell(conn, new)? {
-        Ok(granted) => granted,
-        Err(refusal) => return Ok(Err(refusal)),
+    let opened = match charge {
+        None => hold::reserve_or_tell(conn, new)?.map(|granted| Opened { granted, closed: None }),
+        Some(charge) => {
+            let done = hold::charge_at_once_or_tell(conn, new, charge, clock::now_ms())?;
+            done.map(|(granted, closed)| Opened { granted, closed: Some(closed) })
+        }
     };
-    let closed = match charge {
-        Some(charge) => Some(hold::settle(conn, &new.id, charge, None, clock::now_ms())?),
-        None => None,
-    };
-    account.told(closed.as_ref().map_or(granted.left, |closed| closed.left));
-    Ok(Ok(Opened { granted, closed }))
+    if let Ok(Opened { granted, closed }) = &opened {
+        account.told(closed.as_ref().map_or(granted.left, |closed| closed.left));
+    }
+    Ok(opened)
 }
 
 impl Hold {
@@ -275,20 +279,22 @@ struct Closing {
 
 impl Closing {
     async fn run(mut self, patience: Duration) -> Result<Closed, Error> {
+        let mut reserved = None;
         if let Some(opening) = &mut self.opening {
             let along = opening.take_along(&self.charge);
             let opened = opening.opened().await;
+            let new = opening.new.clone();
             self.opening = None;
             match opened {
                 Ok(Opened { closed: Some(closed), .. }) if along => return Ok(self.done(closed)),
-                Ok(_) => {}
+                Ok(opened) => reserved = Some((new, opened.granted)),
                 Err(error) => {
                     Ends::void(&mut self.ends, self.promised, &error);
                     return Err(error);
                 }
             }
         }
-        let closed = timeout(patience, self.queue()?).await;
+        let closed = timeout(patience, self.queue(reserved)?).await;
         match closed.map_err(|_| Error::StoreUnavailable("the charge is late".to_owned()))? {
             Ok(closed) => Ok(self.done(closed)),
             Err(Error::StoreUnavailable(cause)) => {
@@ -303,12 +309,18 @@ impl Closing {
         }
     }
 
-    /// Gives the charge to the writer.
-    fn queue(&self) -> Result<impl Future<Output = Result<Closed, Error>> + use<>, Error> {
+    /// Gives the charge to the writer, with what was reserved if that is known.
+    fn queue(
+        &self,
+        reserved: Option<(Arc<NewHold>, Granted)>,
+    ) -> Result<impl Future<Output = Result<Closed, Error>> + use<>, Error> {
         let Some(ends) = &self.ends else { return Err(Error::Draining) };
         let (id, charge, account) = (self.hold.clone(), self.charge.clone(), ends.account.clone());
         let queued = ends.writer.submit(Lane::Close, move |conn| {
-            let closed = hold::settle(conn, &id, &charge, None, clock::now_ms())?;
+            let closed = match &reserved {
+                Some((new, granted)) => hold::settle_reserved(conn, new, *granted, &charge, clock::now_ms())?,
+                None => hold::settle(conn, &id, &charge, None, clock::now_ms())?,
+            };
             account.told(closed.left);
             Ok(closed)
         });

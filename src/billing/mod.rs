@@ -80,18 +80,19 @@ impl Billing {
     }
 
     /// Sets aside the most that a provider call may cost. Where that is not durable yet, the account is known to have
-    /// it, and [`Hold::durable`] has to be waited for before the client gets anything.
+    /// it, and [`Hold::durable`] has to be waited for before the client gets anything. That is so only where what is known
+    /// of the key and its account is `current`.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::BudgetExceeded`], [`Error::AccountSuspended`], or that the
     /// ledger cannot be written now.
-    pub async fn reserve(&self, mut new: NewHold) -> Result<Hold, Error> {
+    pub async fn reserve(&self, mut new: NewHold, current: bool) -> Result<Hold, Error> {
         let id = (new.id.clone(), new.prompt_max);
         let account = Account { name: new.account.as_str().into(), balances: self.balances.clone() };
         let (amount, _) = dearest(&new, new.wanted_output)?;
         let (sent, enough) = account.send(amount);
         // What needs more than the account's money is the writer's to decide.
-        let plain = new.budget.is_none() && new.idempotency.is_none();
+        let plain = current && new.budget.is_none() && new.idempotency.is_none();
         let granted =
             (enough && plain).then_some(Granted { amount, max_output: new.wanted_output, left: Nanos::ZERO });
         if let Some(granted) = &granted {
@@ -132,6 +133,10 @@ impl Account {
 
     /// The writer did not grant what was decided here.
     fn disagreed(&self, error: &Error) {
+        if matches!(error, Error::StoreUnavailable(_)) {
+            // What cannot be written is promised to nobody, until something was.
+            return self.lock().forget_all();
+        }
         self.lock().forget(&self.name);
         metrics::disagreed();
         tracing::error!(account = &*self.name, %error, "a promised reservation was not granted; its call was for nothing");

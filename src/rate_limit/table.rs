@@ -275,6 +275,7 @@ mod tests {
             key_limits,
             account_limits,
             budget: None,
+            as_of: 0,
         }
     }
 

@@ -230,7 +230,8 @@ async fn open(
     let debit = permit.debit(prompt.likely_tokens() + turn.n * wanted)?;
     let mut new = new_hold(local, turn, &candidates, prompt_max.unwrap_or(0), wanted, least);
     new.step = i32::from(summed_up);
-    let mut hold = match local.rooms.billing.reserve(new).await {
+    let current = local.rooms.keyring.is_current(&turn.caller);
+    let mut hold = match local.rooms.billing.reserve(new, current).await {
         Ok(hold) => hold,
         Err(error) => {
             debit.used(0);

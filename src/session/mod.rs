@@ -26,6 +26,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::auth::keyring::Keyring;
 use crate::billing::Billing;
 use crate::billing::money::Nanos;
 use crate::budget::Budget;
@@ -66,6 +67,8 @@ pub struct SessionKey {
 /// What every session needs.
 #[derive(Clone)]
 pub struct Rooms {
+    /// Who is known by which key.
+    pub keyring: Keyring,
     /// Where models are called.
     pub routes: Routes,
     /// What tenants bring to call models with.

@@ -63,7 +63,8 @@ async fn make(
     let prompt_max = candidates.iter().map(|candidate| prompt.most_tokens(&candidate.route.model)).max();
     let debit = permit.debit(prompt.likely_tokens() + most)?;
     let new = new_hold(local, &call, candidates, prompt_max.unwrap_or(0), most, most);
-    let mut hold = match local.rooms.billing.reserve(new).await {
+    let current = local.rooms.keyring.is_current(&turn.caller);
+    let mut hold = match local.rooms.billing.reserve(new, current).await {
         Ok(hold) => hold,
         Err(error) => {
             debit.used(0);
