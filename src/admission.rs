@@ -5,19 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::auth::caller::Caller;
 use crate::error::Error;
+use crate::pressure::Pressure;
 use crate::rate_limit::{Class, Permit, RateLimits, Status};
 
 /// The handle to the door. Cheap to clone.
 #[derive(Clone)]
 pub struct Admission {
     limits: RateLimits,
+    pressure: Pressure,
     draining: Arc<AtomicBool>,
 }
 
 impl Admission {
     /// An open door.
-    pub fn new(limits: RateLimits) -> Self {
-        Self { limits, draining: Arc::default() }
+    pub fn new(limits: RateLimits, pressure: Pressure) -> Self {
+        Self { limits, pressure, draining: Arc::default() }
     }
 
     /// Lets nobody in any more: the server is stopping.
@@ -44,6 +46,9 @@ impl Admission {
             && let Err(suspended) = caller.active()
         {
             return (Err(suspended), Status::default());
+        }
+        if class == Class::Chat && self.pressure.refuses() {
+            return (Err(Error::Overloaded), Status::default());
         }
         self.limits.admit(caller, class)
     }

@@ -27,6 +27,7 @@ pub mod id;
 pub mod json;
 pub mod metrics;
 pub mod outbound;
+pub mod pressure;
 pub mod provider;
 pub mod rate_limit;
 pub mod retention;

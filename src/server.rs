@@ -34,6 +34,7 @@ use crate::http::listener::{self, Places, Port};
 use crate::http::socket::Patience;
 use crate::http::{self, HttpSettings, intake};
 use crate::metrics;
+use crate::pressure::Pressure;
 use crate::provider::Routes;
 use crate::rate_limit::RateLimits;
 use crate::retention;
@@ -158,7 +159,9 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     let credentials = Credentials::load(store.clone(), config.vault.clone()).await?;
     let bodies = Budget::new(config.intake.body_memory);
     let keyring = Keyring::new(store.clone(), config.default_limits, config.failed_logins);
+    let pressure = Pressure::new(config.intake.max_start_wait);
     let rooms = Rooms {
+        pressure: pressure.clone(),
         keyring: keyring.clone(),
         routes: routes.clone(),
         credentials: credentials.clone(),
@@ -173,7 +176,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
     Ok(Server {
         keyring,
         agents: Agents::new(store.clone()),
-        admission: Admission::new(limits),
+        admission: Admission::new(limits, pressure),
         store,
         billing,
         sessions,

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::metrics;
+use crate::pressure::Starting;
 use crate::store::Store;
 use crate::store::hold::{Granted, NewHold, dearest};
 use crate::store::writer::Writer;
@@ -81,16 +82,21 @@ impl Billing {
 
     /// Sets aside the most that a provider call may cost. Where that is not durable yet, the account is known to have
     /// it, and [`Hold::durable`] has to be waited for before the client gets anything. That is so only where what is known
-    /// of the key and its account is `current`.
+    /// of the key and its account is `current`. The turn counts as `starting` until it is.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::BudgetExceeded`], [`Error::AccountSuspended`], or that the
     /// ledger cannot be written now.
-    pub async fn reserve(&self, mut new: NewHold, current: bool) -> Result<Hold, Error> {
+    pub async fn reserve(
+        &self,
+        mut new: NewHold,
+        current: bool,
+        starting: Option<Starting>,
+    ) -> Result<Hold, Error> {
         let id = (new.id.clone(), new.prompt_max);
         let account = Account { name: new.account.as_str().into(), balances: self.balances.clone() };
         let (amount, _) = dearest(&new, new.wanted_output)?;
-        let (sent, enough) = account.send(amount);
+        let (sent, enough) = account.send(amount, starting);
         // What needs more than the account's money is the writer's to decide.
         let plain = current && new.budget.is_none() && new.idempotency.is_none();
         let granted =
@@ -122,9 +128,9 @@ impl Account {
     }
 
     /// Counts `amount` as on its way to the writer; whether the account clearly has it.
-    fn send(&self, amount: Nanos) -> (Sent, bool) {
+    fn send(&self, amount: Nanos, starting: Option<Starting>) -> (Sent, bool) {
         let enough = self.lock().send(&self.name, amount);
-        (Sent { account: self.clone(), amount }, enough)
+        (Sent { account: self.clone(), amount, _starting: starting }, enough)
     }
 
     fn told(&self, available: Nanos) {
@@ -147,6 +153,8 @@ impl Account {
 struct Sent {
     account: Account,
     amount: Nanos,
+    /// The turn begins until then.
+    _starting: Option<Starting>,
 }
 
 impl Drop for Sent {

@@ -89,6 +89,9 @@ pub struct ServeArgs {
     /// Connections at the same time; one more is answered 503 and closed [default: 10000]
     #[arg(long, value_name = "N", env = "SWITCHBOARD_MAX_CONNECTIONS")]
     pub max_connections: Option<String>,
+    /// How long turns may take to begin, in milliseconds, before others are 503 [default: 250]
+    #[arg(long, value_name = "MS", env = "SWITCHBOARD_MAX_START_WAIT")]
+    pub max_start_wait: Option<String>,
     /// How long running answers may go on after SIGTERM, in seconds [default: 20]
     #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_SHUTDOWN_TIMEOUT")]
     pub shutdown_timeout: Option<String>,

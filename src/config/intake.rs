@@ -22,6 +22,8 @@ pub struct Intake {
     pub stall_timeout: Duration,
     /// Connections at the same time.
     pub max_connections: usize,
+    /// How long turns may take to begin before others are refused.
+    pub max_start_wait: Duration,
 }
 
 impl Default for Intake {
@@ -34,6 +36,7 @@ impl Default for Intake {
             keep_alive: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
             max_connections: 10_000,
+            max_start_wait: Duration::from_millis(250),
         }
     }
 }
@@ -65,6 +68,8 @@ impl Intake {
                 read(args.max_connections.as_ref(), "max_connections"),
                 usual.max_connections,
             ),
+            max_start_wait: read(args.max_start_wait.as_ref(), "max_start_wait_ms")
+                .map_or(usual.max_start_wait, Duration::from_millis),
         };
         if intake.max_body.saturating_mul(2) > intake.body_memory {
             faults.push("body_memory_bytes: expected at least twice max_body_bytes".to_owned());
@@ -73,7 +78,7 @@ impl Intake {
     }
 
     /// Each by its name in the file.
-    pub fn named(&self) -> [(&'static str, u64); 7] {
+    pub fn named(&self) -> [(&'static str, u64); 8] {
         [
             ("max_body_bytes", self.max_body as u64),
             ("body_memory_bytes", self.body_memory as u64),
@@ -82,6 +87,7 @@ impl Intake {
             ("keep_alive_s", self.keep_alive.as_secs()),
             ("stall_timeout_s", self.stall_timeout.as_secs()),
             ("max_connections", self.max_connections as u64),
+            ("max_start_wait_ms", u64::try_from(self.max_start_wait.as_millis()).unwrap_or(u64::MAX)),
         ]
     }
 }

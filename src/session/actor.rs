@@ -198,7 +198,7 @@ impl Actor for Session {
 impl Handler<Begin> for Session {
     type Result = ();
 
-    fn handle(&mut self, Begin { run, lease }: Begin, ctx: &mut Self::Context) {
+    fn handle(&mut self, Begin { mut run, lease }: Begin, ctx: &mut Self::Context) {
         if !self.is_busy() {
             return self.start(run, lease, ctx);
         }
@@ -213,6 +213,7 @@ impl Handler<Begin> for Session {
             let _ = run.reply.send(Err(error));
             return;
         }
+        run.starting.waits();
         let interrupts = run.turn.conflict == Conflict::Interrupt;
         let counted = metrics::Waiting::enter();
         let waiting = Waiting { run, lease, since: Instant::now(), _counted: counted };

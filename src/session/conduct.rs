@@ -16,6 +16,7 @@ use crate::conversation::turn::{NamedBy, OnDisconnect, Turn};
 use crate::error::{Error, Stop};
 use crate::id::HoldId;
 use crate::json::Raw;
+use crate::pressure::Starting;
 use crate::rate_limit::{Permit, TokenDebit};
 use crate::session::attempt::{self, Asked, Candidate};
 use crate::session::log::Log;
@@ -61,7 +62,7 @@ pub async fn conduct(
     known: Option<Conversation>,
     run: RunTurn,
 ) -> Option<Conversation> {
-    let RunTurn { turn, permit, mut reply } = run;
+    let RunTurn { turn, permit, mut reply, starting } = run;
     let started = Instant::now();
     let Some((mut entered, mut stop)) = local.rooms.turns.enter(&turn) else {
         let _ = reply.send(Err(Error::Draining));
@@ -90,7 +91,7 @@ pub async fn conduct(
             return conversation.kept(&local.rooms.kept);
         }
         Ok(why) = &mut stop => Err(Error::Stopped(why)),
-        opened = open(&local, &mut conversation, &turn, &permit) => opened,
+        opened = open(&local, &mut conversation, &turn, &permit, starting) => opened,
     };
     let opened = match opened {
         Ok(opened) => opened,
@@ -214,11 +215,15 @@ async fn open(
     conversation: &mut Conversation,
     turn: &Turn,
     permit: &Permit,
+    mut starting: Starting,
 ) -> Result<Box<Opened>, Error> {
     check_session(conversation, turn)?;
     let candidates = attempt::candidates(local, turn).await?;
     let scale = candidates.first().map(|first| local.rooms.ratios.of(&first.route.model)).unwrap_or_default();
     let summed_up = summary::keep_up(local, &mut conversation.history, turn, permit, &candidates).await;
+    if summed_up {
+        starting.waits();
+    }
     let prompt = Prompt::assemble(turn, &conversation.history, scale);
     // The provider's request is a copy, for as long as it is on its way.
     let _sent = local.rooms.bodies.take(prompt.size(turn)).ok_or(Error::Overloaded)?;
@@ -231,7 +236,7 @@ async fn open(
     let mut new = new_hold(local, turn, &candidates, prompt_max.unwrap_or(0), wanted, least);
     new.step = i32::from(summed_up);
     let current = local.rooms.keyring.is_current(&turn.caller);
-    let mut hold = match local.rooms.billing.reserve(new, current).await {
+    let mut hold = match local.rooms.billing.reserve(new, current, Some(starting)).await {
         Ok(hold) => hold,
         Err(error) => {
             debit.used(0);

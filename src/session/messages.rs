@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::conversation::turn::{OnDisconnect, Turn};
 use crate::error::Error;
+use crate::pressure::Starting;
 use crate::rate_limit::Permit;
 use crate::session::{Busy, Place, Running};
 
@@ -16,6 +17,7 @@ pub struct RunTurn {
     pub turn: Turn,
     pub permit: Permit,
     pub reply: oneshot::Sender<Result<Running, Error>>,
+    pub starting: Starting,
 }
 
 impl RunTurn {

@@ -37,6 +37,7 @@ use crate::credentials::Credentials;
 use crate::error::{Error, Stop};
 use crate::id::{AccountId, AgentId, CompletionId, SessionName};
 use crate::json::Raw;
+use crate::pressure::Pressure;
 use crate::provider::{Providers, Routes};
 use crate::rate_limit::{Permit, Status};
 use crate::store::Store;
@@ -69,6 +70,8 @@ pub struct SessionKey {
 pub struct Rooms {
     /// Who is known by which key.
     pub keyring: Keyring,
+    /// Whether turns begin in time.
+    pub pressure: Pressure,
     /// Where models are called.
     pub routes: Routes,
     /// What tenants bring to call models with.
@@ -158,7 +161,7 @@ impl Sessions {
             self.check_public(key.clone()).await?;
         }
         let (reply, answer) = oneshot::channel();
-        let run = RunTurn { turn, permit, reply };
+        let run = RunTurn { turn, permit, reply, starting: self.registry.start() };
         self.registry.send(&key, |lease| Begin { run, lease });
         answer.await.map_err(|_| ended())?
     }

@@ -15,6 +15,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::metrics;
+use crate::pressure::Starting;
 use crate::session::actor::Session;
 use crate::session::conduct::Conversation;
 use crate::session::messages::{RefuseWaiting, Reload};
@@ -70,6 +71,11 @@ impl Registry {
     /// What sessions need on this thread.
     pub fn local(&self) -> std::rc::Rc<LocalRooms> {
         LocalRooms::here(&self.0.rooms, self.0.number)
+    }
+
+    /// A turn's request is here.
+    pub fn start(&self) -> Starting {
+        self.0.rooms.pressure.start()
     }
 
     /// The list of turns.

@@ -230,7 +230,8 @@ pub async fn relay(
     let served = hold.served().cloned();
     let settlement = Settlement { usage, source, served, turn: Some(stored), summary: None, answer };
     crate::failpoint::hit("all received");
-    let settled = hold.settle(settlement, COMMIT_WAIT).await;
+    // In a box: it is as large as all the rest, and soon over.
+    let settled = Box::pin(hold.settle(settlement, COMMIT_WAIT)).await;
     let committed = settled.is_ok();
     metrics::turn_ended(turn.stream.then_some(ttft), started.elapsed());
     crate::failpoint::hit("settle committed");

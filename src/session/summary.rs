@@ -64,7 +64,7 @@ async fn make(
     let debit = permit.debit(prompt.likely_tokens() + most)?;
     let new = new_hold(local, &call, candidates, prompt_max.unwrap_or(0), most, most);
     let current = local.rooms.keyring.is_current(&turn.caller);
-    let mut hold = match local.rooms.billing.reserve(new, current).await {
+    let mut hold = match local.rooms.billing.reserve(new, current, None).await {
         Ok(hold) => hold,
         Err(error) => {
             debit.used(0);
