@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -147,8 +148,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
     /// Only notices that the client leaves: most of what it sends meanwhile waits in the kernel.
     fn watch(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ahead.len() < AHEAD {
-            let mut piece = [0; AHEAD];
-            let mut buf = ReadBuf::new(&mut piece[..AHEAD - self.ahead.len()]);
+            let mut piece = [const { MaybeUninit::uninit() }; AHEAD];
+            let mut buf = ReadBuf::uninit(&mut piece[..AHEAD - self.ahead.len()]);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buf))?;
             if buf.filled().is_empty() {
                 return Poll::Ready(Ok(()));

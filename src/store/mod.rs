@@ -28,10 +28,14 @@ pub mod verify;
 pub mod webhook;
 pub mod writer;
 
+use std::sync::Arc;
+
 use diesel::prelude::*;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::error::Error;
-use connection::Readers;
+use connection::{READER_WAIT, READERS, Readers};
 use writer::{WriteError, Writer};
 
 /// The connection that work in a transaction is given.
@@ -41,13 +45,15 @@ pub type Conn = SqliteConnection;
 #[derive(Clone)]
 pub struct Store {
     readers: Readers,
+    /// As many as there are connections, so that no thread of the runtime waits for one.
+    places: Arc<Semaphore>,
     writer: Writer,
 }
 
 impl Store {
     /// A handle over an opened database.
     pub fn new(readers: Readers, writer: Writer) -> Self {
-        Self { readers, writer }
+        Self { readers, places: Arc::new(Semaphore::new(READERS as usize)), writer }
     }
 
     /// The queue of the writing thread.
@@ -63,8 +69,13 @@ impl Store {
         &self,
         query: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, Error> {
+        let place = timeout(READER_WAIT, self.places.clone().acquire_owned()).await;
+        let Ok(Ok(place)) = place else {
+            return Err(Error::StoreUnavailable("no connection was free in time".to_owned()));
+        };
         let readers = self.readers.clone();
         let done = tokio::task::spawn_blocking(move || {
+            let _place = place;
             let mut conn = readers.get().map_err(|cause| Error::StoreUnavailable(cause.to_string()))?;
             query(&mut conn).map_err(|cause| Error::StoreUnavailable(cause.to_string()))
         });
