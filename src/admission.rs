@@ -27,6 +27,11 @@ impl Admission {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether the server keeps up.
+    pub fn pressure(&self) -> &Pressure {
+        &self.pressure
+    }
+
     /// Whether the server is stopping.
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)

@@ -1,19 +1,28 @@
 //! Whether the server keeps up with the turns that begin.
 //!
-//! At more than it can do, each turn would wait for all that came before it, and none would be answered in time. So
-//! what is measured is how long turns take from their whole request until their money is safe. Where that was too long
-//! for a while, not just in a burst, new ones are refused until few are left, and for as long as more keep coming.
-//! (Controlled delay, as of queues in RFC 8289.)
+//! At more than it can do, each turn would wait for all that came before it, and none would be answered in time. So the
+//! delay is watched: how late the threads of HTTP come to what is ready for them, and how long turns take from their
+//! whole request until their money is safe. Where it was too long for a while, not just in a burst, part of the new
+//! turns is refused, more of them while it stays too long and fewer when it does not. (After PIE, RFC 8033, which drops
+//! packets by the delay of a queue.)
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// For how long turns may begin slowly without anything being refused: a burst is worked off in that.
+use tokio::time::sleep;
+
+/// How often it is decided what part is refused.
+const TICK: Duration = Duration::from_millis(100);
+/// For how long the delay may be too long without anything being refused: a burst is worked off in that.
 const BURST: Duration = Duration::from_millis(500);
-/// How long after the last refusal, or the last slow beginning, others are still refused.
-const AFTER: Duration = Duration::from_secs(1);
-/// Turns that may be beginning all the same.
-const FEW: usize = 64;
+/// How often a thread looks how late it is.
+const BEAT: Duration = Duration::from_millis(50);
+/// What parts are counted in.
+const WHOLE: u32 = 1_000;
+/// The most that is refused: something has to come in to tell that it is over.
+const MOST: u32 = 950;
+/// How much more is refused with each tick at twice the delay, or more than that.
+const STEP: u32 = 100;
 
 /// The pressure on a server. Cheap to clone.
 #[derive(Clone)]
@@ -21,45 +30,53 @@ pub struct Pressure(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// How long a turn may take to begin.
+    /// The delay that is no pressure.
     most: Duration,
 }
 
 /// The plain part: time is an argument.
 #[derive(Debug, Default)]
 struct State {
-    starting: usize,
-    /// Since when turns have begun slowly without one that did not.
+    /// The longest delay since the last tick.
+    delay: Duration,
+    /// Since when it has been too long at each tick.
     slow_since: Option<Instant>,
-    /// Until when turns are refused.
-    refusing_until: Option<Instant>,
+    /// What part of the new turns is refused, of [`WHOLE`].
+    part: u32,
+    /// What was refused too little so far.
+    due: u32,
 }
 
 impl State {
-    /// Whether one more turn is too much now.
-    fn refuses(&mut self, now: Instant) -> bool {
-        let refuses = self.starting >= FEW && self.refusing_until.is_some_and(|until| now < until);
-        if refuses {
-            self.refusing_until = Some(now + AFTER);
+    /// Decides what part is refused until the next tick.
+    fn tick(&mut self, most: Duration, now: Instant) {
+        let delay = std::mem::take(&mut self.delay);
+        if delay <= most {
+            self.slow_since = None;
         }
-        refuses
+        if delay <= most / 2 {
+            // Within a second all come in again.
+            self.part = self.part * 6 / 10;
+        } else if delay > most && now.duration_since(*self.slow_since.get_or_insert(now)) >= BURST {
+            let beyond = (delay - most).as_micros().saturating_mul(u128::from(STEP));
+            let more = beyond / most.as_micros().max(1);
+            self.part = (self.part + u32::try_from(more).unwrap_or(STEP).clamp(1, STEP)).min(MOST);
+        }
     }
 
-    /// A turn has begun, after so long.
-    fn begun(&mut self, took: Duration, most: Duration, now: Instant) {
-        if took <= most {
-            self.slow_since = None;
-            return;
+    /// Whether this new turn is one of those.
+    fn refuses(&mut self) -> bool {
+        self.due += self.part;
+        let refuses = self.due >= WHOLE;
+        if refuses {
+            self.due -= WHOLE;
         }
-        let since = *self.slow_since.get_or_insert(now);
-        if now.duration_since(since) >= BURST {
-            self.refusing_until = Some(now + AFTER);
-        }
+        refuses
     }
 }
 
 impl Pressure {
-    /// None yet. Turns may take `most` to begin.
+    /// None yet. A delay of up to `most` is none.
     pub fn new(most: Duration) -> Self {
         Self(Arc::new(Shared { state: Mutex::default(), most }))
     }
@@ -68,20 +85,36 @@ impl Pressure {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more turn is too much now.
+    /// Whether a new turn is too much now.
     pub fn refuses(&self) -> bool {
-        self.lock().refuses(Instant::now())
+        self.lock().refuses()
     }
 
     /// A turn's request is here.
     pub fn start(&self) -> Starting {
-        self.lock().starting += 1;
         Starting { pressure: self.clone(), since: Some(Instant::now()) }
     }
 
-    /// How many turns are beginning.
-    pub fn starting(&self) -> usize {
-        self.lock().starting
+    fn felt(&self, delay: Duration) {
+        let mut state = self.lock();
+        state.delay = state.delay.max(delay);
+    }
+
+    /// Looks how late this thread comes to what is ready, as long as it is polled.
+    pub async fn beat(self) {
+        loop {
+            let due = Instant::now() + BEAT;
+            sleep(BEAT).await;
+            self.felt(due.elapsed());
+        }
+    }
+
+    /// Decides now and again what part of the new turns is refused, as long as it is polled.
+    pub async fn watch(self) {
+        loop {
+            sleep(TICK).await;
+            self.lock().tick(self.0.most, Instant::now());
+        }
     }
 }
 
@@ -95,19 +128,14 @@ pub struct Starting {
 impl Starting {
     /// It waits for a provider, or for another turn of its session: how long that takes tells nothing.
     pub fn waits(&mut self) {
-        if self.since.take().is_some() {
-            self.pressure.lock().starting -= 1;
-        }
+        self.since = None;
     }
 }
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        let (now, most) = (Instant::now(), self.pressure.0.most);
         if let Some(since) = self.since {
-            let mut state = self.pressure.lock();
-            state.starting -= 1;
-            state.begun(now.duration_since(since), most, now);
+            self.pressure.felt(since.elapsed());
         }
     }
 }
@@ -116,42 +144,40 @@ impl Drop for Starting {
 mod tests {
     use super::*;
 
-    const MOST: Duration = Duration::from_millis(250);
+    const DELAY: Duration = Duration::from_millis(250);
 
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    /// Turns that begin one a millisecond, each after `took`.
-    fn begin(state: &mut State, took: Duration, from: Instant, for_ms: u64) -> Instant {
-        for at in 0..for_ms {
-            state.begun(took, MOST, from + ms(at));
+    /// So many ticks with this delay; of a thousand turns, how many are refused then.
+    fn after(state: &mut State, now: &mut Instant, delay: u64, ticks: u32) -> usize {
+        for _ in 0..ticks {
+            state.delay = Duration::from_millis(delay);
+            *now += TICK;
+            state.tick(DELAY, *now);
         }
-        from + ms(for_ms)
+        (0..1_000).filter(|_| state.refuses()).count()
     }
 
     #[test]
     fn a_burst_that_is_worked_off_is_no_pressure() {
-        let mut state = State { starting: 10_000, ..State::default() };
-        let now = begin(&mut state, ms(400), Instant::now(), 450);
-        assert!(!state.refuses(now));
-        let now = begin(&mut state, ms(200), now, 1);
-        let now = begin(&mut state, ms(400), now, 450);
-        assert!(!state.refuses(now), "one that was in time ends it");
+        let (mut state, mut now) = (State::default(), Instant::now());
+        assert_eq!(after(&mut state, &mut now, 2_000, 5), 0);
+        assert_eq!(after(&mut state, &mut now, 200, 1), 0);
+        assert_eq!(after(&mut state, &mut now, 2_000, 5), 0, "a tick in time ends it");
     }
 
     #[test]
-    fn what_lasts_is_refused_until_few_are_left() {
-        let mut state = State { starting: 1_000, ..State::default() };
-        let now = begin(&mut state, ms(400), Instant::now(), 600);
-        assert!(state.refuses(now));
-        state.starting = FEW - 1;
-        assert!(!state.refuses(now), "few may begin at any time");
-        state.starting = FEW;
-        assert!(
-            state.refuses(now + ms(900)) && state.refuses(now + ms(1_800)),
-            "as long as more keep coming"
-        );
-        assert!(!state.refuses(now + ms(1_800) + AFTER), "and no longer");
+    fn more_is_refused_while_the_delay_is_too_long_and_never_all() {
+        let (mut state, mut now) = (State::default(), Instant::now());
+        assert_eq!(after(&mut state, &mut now, 500, 6), 100);
+        assert_eq!(after(&mut state, &mut now, 375, 1), 150, "half as much too long, half as much more");
+        assert_eq!(after(&mut state, &mut now, 200, 9), 150, "nearly too long changes nothing");
+        assert_eq!(after(&mut state, &mut now, 5_000, 50), 950);
+    }
+
+    #[test]
+    fn within_a_second_after_it_all_come_in_again() {
+        let (mut state, mut now) = (State::default(), Instant::now());
+        after(&mut state, &mut now, 5_000, 50);
+        assert!(after(&mut state, &mut now, 10, 5) < 80);
+        assert!(after(&mut state, &mut now, 10, 5) < 10);
     }
 }

@@ -102,6 +102,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             bookcheck::watch(server.store.clone(), server.keyring.clone(), config.verify_interval);
         let bookcheck = actix::spawn(bookcheck);
         let sweep = actix::spawn(server.sessions.turns().clone().watch());
+        let pressure = actix::spawn(server.admission.pressure().clone().watch());
         let retention = actix::spawn(retention::watch(server.store.clone(), server.sessions.clone()));
         let scheme = if certificate.is_some() { "https" } else { "http" };
         let renewal = certificate.map(Certificate::watch).transpose()?.map(actix::spawn);
@@ -110,6 +111,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let end = wait_for_end(std::mem::take(&mut server.vital)).await;
         bookcheck.abort();
         sweep.abort();
+        pressure.abort();
         retention.abort();
         if let Some(renewal) = renewal {
             renewal.abort();
@@ -231,8 +233,10 @@ fn listen(
         keyring: keyring.clone(),
         certificate: certificate.cloned(),
     };
+    let pressure = server.admission.pressure().clone();
     let app = move || {
         sessions.prepare();
+        actix::spawn(pressure.clone().beat());
         App::new()
             .app_data(settings.clone())
             .app_data(store.clone())
