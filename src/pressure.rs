@@ -6,6 +6,7 @@
 //! turns is refused, more of them while it stays too long and fewer when it does not. (After PIE, RFC 8033, which drops
 //! packets by the delay of a queue.)
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tokio::time::sleep;
 /// How often it is decided what part is refused.
 const TICK: Duration = Duration::from_millis(100);
 /// For how long the delay may be too long without anything being refused: a burst is worked off in that.
-const BURST: Duration = Duration::from_millis(500);
+const BURST: Duration = Duration::from_millis(300);
 /// How often a thread looks how late it is.
 const BEAT: Duration = Duration::from_millis(50);
 /// What parts are counted in.
@@ -22,7 +23,7 @@ const WHOLE: u32 = 1_000;
 /// The most that is refused: something has to come in to tell that it is over.
 const MOST: u32 = 950;
 /// How much more is refused with each tick at twice the delay, or more than that.
-const STEP: u32 = 100;
+const STEP: u32 = 250;
 
 /// The pressure on a server. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +38,9 @@ struct Shared {
 /// The plain part: time is an argument.
 #[derive(Debug, Default)]
 struct State {
+    /// The turns that begin, by their number, and since when.
+    starting: BTreeMap<u64, Instant>,
+    numbers: u64,
     /// The longest delay since the last tick.
     delay: Duration,
     /// Since when it has been too long at each tick.
@@ -50,7 +54,9 @@ struct State {
 impl State {
     /// Decides what part is refused until the next tick.
     fn tick(&mut self, most: Duration, now: Instant) {
-        let delay = std::mem::take(&mut self.delay);
+        // Who is not through yet tells more of now than who is.
+        let oldest = self.starting.values().next().map_or(Duration::ZERO, |since| now.duration_since(*since));
+        let delay = std::mem::take(&mut self.delay).max(oldest);
         if delay <= most {
             self.slow_since = None;
         }
@@ -92,7 +98,11 @@ impl Pressure {
 
     /// A turn's request is here.
     pub fn start(&self) -> Starting {
-        Starting { pressure: self.clone(), since: Some(Instant::now()) }
+        let mut state = self.lock();
+        let number = state.numbers;
+        state.numbers += 1;
+        state.starting.insert(number, Instant::now());
+        Starting { pressure: self.clone(), number: Some(number) }
     }
 
     fn felt(&self, delay: Duration) {
@@ -121,21 +131,25 @@ impl Pressure {
 /// A turn that begins, until this is dropped.
 pub struct Starting {
     pressure: Pressure,
-    /// Since when; `None` if it waits for something else than the server.
-    since: Option<Instant>,
+    /// `None` if it waits for something else than the server.
+    number: Option<u64>,
 }
 
 impl Starting {
     /// It waits for a provider, or for another turn of its session: how long that takes tells nothing.
     pub fn waits(&mut self) {
-        self.since = None;
+        if let Some(number) = self.number.take() {
+            self.pressure.lock().starting.remove(&number);
+        }
     }
 }
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        if let Some(since) = self.since {
-            self.pressure.felt(since.elapsed());
+        let Some(number) = self.number.take() else { return };
+        let mut state = self.pressure.lock();
+        if let Some(since) = state.starting.remove(&number) {
+            state.delay = state.delay.max(since.elapsed());
         }
     }
 }
@@ -159,18 +173,27 @@ mod tests {
     #[test]
     fn a_burst_that_is_worked_off_is_no_pressure() {
         let (mut state, mut now) = (State::default(), Instant::now());
-        assert_eq!(after(&mut state, &mut now, 2_000, 5), 0);
+        assert_eq!(after(&mut state, &mut now, 2_000, 3), 0);
         assert_eq!(after(&mut state, &mut now, 200, 1), 0);
-        assert_eq!(after(&mut state, &mut now, 2_000, 5), 0, "a tick in time ends it");
+        assert_eq!(after(&mut state, &mut now, 2_000, 3), 0, "a tick in time ends it");
     }
 
     #[test]
     fn more_is_refused_while_the_delay_is_too_long_and_never_all() {
         let (mut state, mut now) = (State::default(), Instant::now());
-        assert_eq!(after(&mut state, &mut now, 500, 6), 100);
-        assert_eq!(after(&mut state, &mut now, 375, 1), 150, "half as much too long, half as much more");
-        assert_eq!(after(&mut state, &mut now, 200, 9), 150, "nearly too long changes nothing");
+        assert_eq!(after(&mut state, &mut now, 500, 4), 250);
+        assert_eq!(after(&mut state, &mut now, 375, 1), 375, "half as much too long, half as much more");
+        assert_eq!(after(&mut state, &mut now, 200, 9), 375, "nearly too long changes nothing");
         assert_eq!(after(&mut state, &mut now, 5_000, 50), 950);
+    }
+
+    #[test]
+    fn who_is_not_through_yet_is_a_delay() {
+        let (mut state, mut now) = (State::default(), Instant::now());
+        state.starting.insert(0, now);
+        assert_eq!(after(&mut state, &mut now, 0, 6), 250, "after 600 ms it has been too long for 300");
+        state.starting.clear();
+        assert!(after(&mut state, &mut now, 0, 5) < 20);
     }
 
     #[test]
