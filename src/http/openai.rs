@@ -232,7 +232,7 @@ async fn respond(request: &HttpRequest, running: Running, mut style: Style) -> R
 pub async fn whole(mut running: Running) -> Result<Arc<Ended>, Error> {
     match running.events.next().await {
         Some(Ok((_, TurnEvent::Ended(ended)))) => Ok(ended),
-        Some(Ok((_, TurnEvent::Failed(error)))) => Err(error),
+        Some(Ok((_, TurnEvent::Failed(error)))) => Err(*error),
         Some(Ok((_, TurnEvent::Delta(_))) | Err(_)) | None => {
             Err(Error::Internal("a plain turn without an end".to_owned()))
         }

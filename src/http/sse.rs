@@ -66,7 +66,7 @@ impl Writer {
                 true
             }
             TurnEvent::Failed(error) => {
-                let data = self.failed(error);
+                let data = self.failed(*error);
                 self.events.last(data.as_bytes());
                 true
             }

@@ -111,7 +111,9 @@ impl EventReader {
         let mut line = self.buffer.split_to(end + 1);
         if line.len() > LARGE_LINE {
             // Else a small event would hold the memory of a large one for as long as it is kept.
-            self.buffer = BytesMut::from(&self.buffer[..]);
+            // Nor is it made from the rest: memory that it asks for later would be as large as that.
+            let rest = std::mem::take(&mut self.buffer);
+            self.buffer.extend_from_slice(&rest);
         }
         if line[end] == b'\r' {
             // The LF of a CRLF may still be on its way; it is dropped when it comes.
@@ -186,6 +188,21 @@ mod tests {
         assert_eq!(read(&[b"data: a\n\ndata: b"]), ["a", "b"]);
         assert_eq!(read(&[b"data\n\n"]), [""]);
         assert_eq!(read(&[b"database: x\n\n"]), [""; 0]);
+    }
+
+    #[test]
+    fn an_event_that_comes_alone_has_no_more_memory_than_it_needs() {
+        let event = |size: usize| format!("data: {}\n\n", "x".repeat(size)).into_bytes();
+        let mut reader = EventReader::default();
+        let mut kept = Vec::new();
+        reader.push(&[event(2 * LARGE_LINE), event(LARGE_LINE + 1), event(3_000)].concat()).expect("small");
+        kept.extend(std::iter::from_fn(|| reader.next_event()));
+        for _ in 0..50 {
+            reader.push(&event(200)).expect("small");
+            kept.extend(std::iter::from_fn(|| reader.next_event()));
+            assert!(reader.buffer.capacity() < 100, "{} bytes are left", reader.buffer.capacity());
+        }
+        assert_eq!(kept.len(), 53);
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub async fn conduct(
         // Whatever was reserved gives itself back; the tokens of the rate limit do not.
         () = given_up(&mut reply, &turn, &log) => {
             permit.give_up();
-            entered.write(TurnEvent::Failed(Error::Stopped(Stop::Cancelled)));
+            entered.write(TurnEvent::Failed(Box::new(Error::Stopped(Stop::Cancelled))));
             return conversation.kept(&local.rooms.kept);
         }
         Ok(why) = &mut stop => Err(Error::Stopped(why)),
@@ -144,7 +144,7 @@ impl Conversation {
 
 /// Ends a turn before its first event: for the client, and for who reads along.
 fn refuse(entered: &mut Entered, reply: oneshot::Sender<Result<Running, Error>>, error: Error) {
-    entered.write(TurnEvent::Failed(error.clone()));
+    entered.write(TurnEvent::Failed(Box::new(error.clone())));
     // The client may be gone; then nobody is there to be told.
     let _ = reply.send(Err(error));
 }

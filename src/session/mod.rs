@@ -260,7 +260,7 @@ pub enum TurnEvent {
     /// The turn is over and was charged.
     Ended(Arc<Ended>),
     /// The turn is over before its end; what was received was charged.
-    Failed(Error),
+    Failed(Box<Error>),
 }
 
 /// The end of a turn, told after the commit.

@@ -208,7 +208,7 @@ pub async fn relay(
             debit.used(0);
         }
         if let Some(error) = failure(end).or(released.err()) {
-            events.write(TurnEvent::Failed(error));
+            events.write(TurnEvent::Failed(Box::new(error)));
         }
         return Stored::Nothing;
     }
@@ -236,7 +236,7 @@ pub async fn relay(
     metrics::turn_ended(turn.stream.then_some(ttft), started.elapsed());
     crate::failpoint::hit("settle committed");
     let last = match (settled, failure(end)) {
-        (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(error),
+        (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(Box::new(error)),
         (Ok(closed), None) => TurnEvent::Ended(Arc::new(Ended {
             tail: std::mem::take(&mut first.tail),
             plain: !turn.stream,

@@ -68,9 +68,11 @@ impl Outcome {
         match last {
             TurnEvent::Delta(_) => None,
             TurnEvent::Ended(_) => Some(Self::Completed),
-            TurnEvent::Failed(Error::Stopped(Stop::Cancelled)) => Some(Self::Cancelled),
-            TurnEvent::Failed(Error::Stopped(Stop::Interrupted)) => Some(Self::Interrupted),
-            TurnEvent::Failed(_) => Some(Self::Failed),
+            TurnEvent::Failed(error) => Some(match **error {
+                Error::Stopped(Stop::Cancelled) => Self::Cancelled,
+                Error::Stopped(Stop::Interrupted) => Self::Interrupted,
+                _ => Self::Failed,
+            }),
         }
     }
 }
@@ -396,7 +398,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         if self.outcome.is_none() {
             // The turn's task ends without a last word: a defect of ours, and no end to fake.
-            self.write(TurnEvent::Failed(Error::Internal("a turn without an end".to_owned())));
+            self.write(TurnEvent::Failed(Box::new(Error::Internal("a turn without an end".to_owned()))));
         }
         let mut gone = Vec::new();
         let mut list = self.turns.0.lock();

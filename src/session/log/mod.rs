@@ -4,6 +4,7 @@
 //! room it waits for, or when the last one is gone; a reader when there is something to read.
 
 mod event_id;
+mod packed;
 mod tape;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::session::log::event_id::EventId;
+use crate::session::log::packed::{Packed, Place};
 use crate::session::{Ended, TurnEvent};
 
 /// How far a log may be ahead of its fastest reader, in bytes.
@@ -13,8 +14,12 @@ pub const AHEAD: usize = 256 * 1024;
 pub const KEPT: usize = 1024 * 1024;
 /// A reader that has something to read and takes nothing for this long counts as gone.
 pub const STALL_LIMIT: Duration = Duration::from_secs(30);
-/// What an event weighs beside its bytes, so that the number of small ones is bounded, too.
+/// What an event weighs beside its bytes as long as it is not packed, so that the number of small ones is bounded, too.
 pub const ENTRY: usize = 64;
+/// So many events that have been read are packed at once.
+pub const BATCH: usize = 8;
+/// Events for which there is room without asking for memory, when those that waited are packed.
+const SPARE: usize = 32;
 
 /// Readers of one stream at the same time.
 pub const READERS: usize = 256;
@@ -25,13 +30,16 @@ pub struct Key(u64);
 
 /// The events of a turn, as far as they are kept, and its readers.
 pub struct Tape {
-    entries: VecDeque<Entry>,
+    /// What all readers have that are here.
+    packed: Packed,
+    /// What came after that.
+    fresh: VecDeque<TurnEvent>,
+    /// The weight of that.
+    fresh_weight: usize,
     /// How many there were in all: the number of the newest one.
     last: u64,
     /// Their weight in all.
     written: u64,
-    /// The weight of those that are kept.
-    kept: usize,
     /// How much is kept of what has been read.
     limit: usize,
     ended: bool,
@@ -39,18 +47,16 @@ pub struct Tape {
     keys: u64,
 }
 
-struct Entry {
-    event: TurnEvent,
-    /// The weight of all events up to and with this one.
-    end: u64,
-}
-
 struct Cursor {
     key: Key,
     /// The number of the event that it gets next.
     next: u64,
+    /// The weight of all events before that.
+    reached: u64,
     /// The weight of what it has passed on: asking for an event says that those before it are.
     passed: u64,
+    /// Where it stands in what is packed.
+    place: Place,
     /// Since when it has had something to pass on.
     busy_since: Option<Instant>,
     state: Presence,
@@ -109,13 +115,15 @@ impl Tape {
     /// An empty one.
     pub fn new() -> Self {
         Self {
-            entries: VecDeque::new(),
+            packed: Packed::default(),
+            fresh: VecDeque::new(),
+            fresh_weight: 0,
             last: 0,
             written: 0,
-            kept: 0,
             limit: KEPT,
             ended: false,
-            readers: Vec::new(),
+            // Nearly always there is one.
+            readers: Vec::with_capacity(1),
             keys: 0,
         }
     }
@@ -127,14 +135,14 @@ impl Tape {
         let weight = weight(&event);
         self.ended = !matches!(event, TurnEvent::Delta(_));
         self.written += weight as u64;
-        self.kept += weight;
+        self.fresh_weight += weight;
         self.last += 1;
-        self.entries.push_back(Entry { event, end: self.written });
+        self.fresh.push_back(event);
         for reader in &mut self.readers {
             reader.busy_since.get_or_insert_with(&now);
             reader.waker.take().into_iter().for_each(&mut wake);
         }
-        self.trim(wake);
+        self.settle(wake);
     }
 
     /// Lets a reader begin after `seen`.
@@ -155,36 +163,46 @@ impl Tape {
         let key = Key(self.keys);
         self.keys += 1;
         let next = seen.entries + 1;
+        let reached = self.before(next);
         self.readers.push(Cursor {
             key,
             next,
-            passed: self.before(next),
+            reached,
+            passed: reached,
+            place: Place::default(),
             busy_since: (next <= self.last).then_some(now),
             state: Presence::Here,
             waker: None,
         });
-        self.trim(Waker::wake);
+        self.settle(Waker::wake);
         Ok(key)
     }
 
     /// The next event of a reader; asking says that what it got before is passed on.
     pub fn read(&mut self, key: Key, now: Instant, waker: &Waker) -> Read {
-        let (first, last, ended) = (self.first(), self.last, self.ended);
-        let Some(at) = self.readers.iter().position(|reader| reader.key == key) else { return Read::Lost };
-        let (next, state) = (self.readers[at].next, self.readers[at].state);
-        if state == Presence::Lost {
+        let (unread, ended) = (self.last + 1 - self.fresh.len() as u64, self.ended);
+        let Some(reader) = self.readers.iter_mut().find(|reader| reader.key == key) else {
+            return Read::Lost;
+        };
+        if reader.state == Presence::Lost {
             return Read::Lost;
         }
-        let passed = self.before(next);
-        let entry = (next <= last).then(|| self.entries[index(next - first)].event.clone());
-        let reader = &mut self.readers[at];
-        reader.passed = passed;
+        let event = match reader.next.checked_sub(unread) {
+            Some(at) => self.fresh.get(index(at)).cloned(),
+            None => match self.packed.get(reader.next, &mut reader.place) {
+                Some(chunk) => Some(TurnEvent::Delta(chunk)),
+                None => return Read::Lost,
+            },
+        };
+        reader.passed = reader.reached;
         reader.state = Presence::Here;
-        let read = match entry {
+        let read = match event {
             Some(event) => {
+                let number = reader.next;
                 reader.next += 1;
+                reader.reached += weight(&event) as u64;
                 reader.busy_since = Some(now);
-                Read::Event(next, event)
+                Read::Event(number, event)
             }
             None if ended => {
                 reader.busy_since = None;
@@ -198,14 +216,14 @@ impl Tape {
                 Read::Wait
             }
         };
-        self.trim(Waker::wake);
+        self.settle(Waker::wake);
         read
     }
 
     /// A reader goes.
     pub fn leave(&mut self, key: Key) {
         self.readers.retain(|reader| reader.key != key);
-        self.trim(Waker::wake);
+        self.settle(Waker::wake);
     }
 
     /// Counts readers as gone that have taken nothing for too long.
@@ -215,13 +233,13 @@ impl Tape {
                 reader.state = Presence::Stalled;
             }
         }
-        self.trim(Waker::wake);
+        self.settle(Waker::wake);
     }
 
     /// Keeps no more than `limit` of what has been read.
     pub fn keep(&mut self, limit: usize) {
         self.limit = limit;
-        self.trim(Waker::wake);
+        self.settle(Waker::wake);
     }
 
     /// Whether an event of this weight may be written now. One that is too large for the bound waits until the
@@ -236,9 +254,9 @@ impl Tape {
         self.readers.iter().filter(|reader| reader.state == Presence::Here).count()
     }
 
-    /// The weight of what is kept.
+    /// The weight of what is kept: of what is packed what it takes.
     pub fn kept(&self) -> usize {
-        self.kept
+        self.packed.taken() + self.fresh_weight
     }
 
     /// Whether the event that ends the stream was written.
@@ -257,15 +275,19 @@ impl Tape {
     }
 
     /// The number of the oldest event that is kept, or of the next one.
-    fn first(&self) -> u64 {
-        self.last + 1 - self.entries.len() as u64
+    pub fn first(&self) -> u64 {
+        self.packed.first().unwrap_or(self.last + 1 - self.fresh.len() as u64)
     }
 
     /// The weight of everything before event `number`, which is kept or the next one.
     fn before(&self, number: u64) -> u64 {
-        match number.checked_sub(self.first() + 1) {
-            Some(at) => self.entries[index(at)].end,
-            None => self.written - self.kept as u64,
+        let unread = self.last + 1 - self.fresh.len() as u64;
+        match unread.checked_sub(number) {
+            Some(1..) => self.packed.before(number, |length| length + ENTRY),
+            Some(0) | None => {
+                let since = self.fresh.range(index(number - unread)..).map(weight).sum::<usize>();
+                self.written - since as u64
+            }
         }
     }
 
@@ -275,23 +297,68 @@ impl Tape {
         here.map(|reader| reader.passed).max().unwrap_or(self.written)
     }
 
+    /// Packs what can be, and drops what is too much.
+    fn settle(&mut self, wake: impl FnMut(Waker)) {
+        // Of what has ended, nothing is worth waiting for.
+        let least = if self.ended { 1 } else { BATCH };
+        if self.fresh.len() >= least {
+            self.pack(least);
+        }
+        self.trim(wake);
+    }
+
+    /// Packs what all readers have that are here, if it is so many events.
+    fn pack(&mut self, least: usize) {
+        let mut number = self.last + 1 - self.fresh.len() as u64;
+        let here = self.readers.iter().filter(|reader| reader.state == Presence::Here);
+        let next = here.map(|reader| reader.next).min().unwrap_or(self.last + 1);
+        if next < number + least as u64 {
+            return;
+        }
+        let mut before = self.written - self.fresh_weight as u64;
+        while number < next
+            && let Some(event @ TurnEvent::Delta(chunk)) = self.fresh.front()
+        {
+            let weight = weight(event);
+            self.packed.push(number, before, before + weight as u64, chunk);
+            self.fresh_weight -= weight;
+            self.fresh.pop_front();
+            (number, before) = (number + 1, before + weight as u64);
+        }
+        if self.ended {
+            self.packed.close();
+            self.fresh.shrink_to_fit();
+        } else if self.fresh.capacity() > SPARE {
+            self.fresh.shrink_to(SPARE);
+        }
+    }
+
+    /// The number and the weight up to which everything goes that goes with the oldest event.
+    pub fn oldest(&self) -> Option<(u64, u64)> {
+        self.packed.oldest().or_else(|| {
+            let before = self.written - self.fresh_weight as u64;
+            self.fresh.front().map(|event| (self.first(), before + weight(event) as u64))
+        })
+    }
+
     /// Drops what is too much and has been read by the fastest reader. Who would have read it is lost. Where there is
     /// little room, readers that are slower still get what they need in the next moment.
     fn trim(&mut self, mut wake: impl FnMut(Waker)) {
-        if self.kept <= self.limit {
+        if self.kept() <= self.limit {
             return;
         }
         let read = self.passed_on();
-        while self.kept > self.limit {
-            let first = self.first();
+        while self.kept() > self.limit {
+            let Some((last, end)) = self.oldest().filter(|(_, end)| *end <= read) else { return };
             let mut here = self.readers.iter().filter(|reader| reader.state == Presence::Here);
-            if self.kept <= AHEAD && here.any(|reader| reader.next <= first) {
+            if self.kept() <= AHEAD && here.any(|reader| reader.next <= last) {
                 return;
             }
-            let before = self.written - self.kept as u64;
-            let Some(entry) = self.entries.pop_front_if(|entry| entry.end <= read) else { return };
-            self.kept -= index(entry.end - before);
-            for reader in self.readers.iter_mut().filter(|reader| reader.next == first) {
+            if !self.packed.drop_oldest() {
+                self.fresh.pop_front();
+                self.fresh_weight = index(self.written - end);
+            }
+            for reader in self.readers.iter_mut().filter(|reader| reader.next <= last) {
                 reader.state = Presence::Lost;
                 reader.waker.take().into_iter().for_each(&mut wake);
             }

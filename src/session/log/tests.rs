@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::tape::{AHEAD, ENTRY, KEPT, Read, STALL_LIMIT, Tape};
+use super::packed::{BLOCK, LARGE};
+use super::tape::{AHEAD, BATCH, ENTRY, KEPT, Read, STALL_LIMIT, Tape};
 use super::*;
 use crate::error::{Error, Stop};
 
@@ -43,6 +44,19 @@ fn delta(number: usize, size: usize) -> TurnEvent {
     TurnEvent::Delta(bytes.into())
 }
 
+/// A chunk like most of them.
+fn saying(text: &str) -> TurnEvent {
+    let around = r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"m","system_fingerprint":"fp_0123456789","choices":[{"index":0,"delta":{"content":"TEXT"},"logprobs":null,"finish_reason":null}]}"#;
+    TurnEvent::Delta(around.replace("TEXT", text).into())
+}
+
+fn bytes_of(event: &TurnEvent) -> Option<&Bytes> {
+    match event {
+        TurnEvent::Delta(bytes) => Some(bytes),
+        TurnEvent::Ended(_) | TurnEvent::Failed(_) => None,
+    }
+}
+
 fn number_in(event: &TurnEvent) -> Option<usize> {
     match event {
         TurnEvent::Delta(bytes) => Some(usize::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))),
@@ -51,12 +65,13 @@ fn number_in(event: &TurnEvent) -> Option<usize> {
 }
 
 fn cancelled() -> TurnEvent {
-    TurnEvent::Failed(Error::Stopped(Stop::Cancelled))
+    TurnEvent::Failed(Box::new(Error::Stopped(Stop::Cancelled)))
 }
 
 /// What a tape should do, said as plainly as possible: every event ever written stays here.
 #[derive(Default)]
 struct Model {
+    events: Vec<TurnEvent>,
     weights: Vec<usize>,
     /// How many of the oldest are not kept any more.
     dropped: usize,
@@ -88,22 +103,22 @@ impl Model {
         ahead == 0 || ahead + weight <= AHEAD
     }
 
-    fn kept(&self) -> usize {
-        self.weights[self.dropped..].iter().sum()
-    }
-
-    fn trim(&mut self) {
-        let (mut kept, passed) = (self.kept(), self.passed());
-        while kept > self.limit && self.dropped < passed {
-            let needed = self.present().any(|reader| reader.got == self.dropped);
-            if needed && kept <= AHEAD {
-                return;
-            }
-            kept -= self.weights[self.dropped];
-            self.dropped += 1;
-            let dropped = self.dropped;
-            self.readers.iter_mut().for_each(|reader| reader.lost |= reader.got < dropped);
+    /// Takes note that the oldest ones are not kept any more, of which only so much had to go that `kept` is left.
+    fn drop_until(&mut self, dropped: usize, kept: usize) {
+        if dropped == self.dropped {
+            return;
         }
+        assert!(self.dropped < dropped && dropped <= self.passed(), "what nobody has passed on is dropped");
+        // Blocks and large chunks go as a whole.
+        let one = self.weights[dropped - 1].max(LARGE + BLOCK);
+        assert!(kept + one > self.limit, "dropped for nothing");
+        // Who needed the first of them is lost then, and what he needed goes as well.
+        if let Some(got) = self.present().map(|reader| reader.got).filter(|got| *got < dropped).min() {
+            let since: usize = self.weights[got..dropped].iter().sum();
+            assert!(kept + since + one > AHEAD, "what a reader needs is dropped");
+        }
+        self.dropped = dropped;
+        self.readers.iter_mut().for_each(|reader| reader.lost |= reader.got < dropped);
     }
 }
 
@@ -135,7 +150,7 @@ impl Play {
                 }
             }
         }
-        self.model.trim();
+        self.model.drop_until(usize::try_from(self.tape.first() - 1).expect("small"), self.tape.kept());
         self.agree();
     }
 
@@ -143,7 +158,11 @@ impl Play {
         if self.model.ended {
             return;
         }
-        let event = delta(self.model.weights.len(), self.random.size());
+        let event = match self.random.below(4) {
+            0 => delta(self.model.weights.len(), self.random.size()),
+            1 => saying(&"\\n".repeat(usize::try_from(self.random.below(100)).expect("small"))),
+            _ => saying(&self.model.weights.len().to_string()),
+        };
         // A turn without readers, or one that does not care, writes whatever the room.
         if self.tape.has_room(weight(&event)) || self.random.chance(10) {
             self.write(event);
@@ -151,7 +170,8 @@ impl Play {
     }
 
     fn write(&mut self, event: TurnEvent) {
-        self.model.ended = number_in(&event).is_none();
+        self.model.ended = bytes_of(&event).is_none();
+        self.model.events.push(event.clone());
         self.model.weights.push(weight(&event));
         for reader in &mut self.model.readers {
             reader.busy_since.get_or_insert(self.now);
@@ -177,7 +197,7 @@ impl Play {
         match read {
             Read::Event(number, event) => {
                 assert_eq!(number, reader.got as u64 + 1, "a gap, or something twice");
-                assert_eq!(number_in(&event).unwrap_or(reader.got), reader.got, "another event");
+                assert_eq!(bytes_of(&event), bytes_of(&self.model.events[reader.got]), "another event");
                 reader.got += 1;
                 reader.busy_since = Some(self.now);
             }
@@ -232,16 +252,19 @@ impl Play {
 
     fn agree(&mut self) {
         let model = &self.model;
-        assert_eq!(self.tape.kept(), model.kept(), "what is kept");
         assert_eq!(self.tape.present(), model.present().count(), "who is there");
         assert_eq!(self.tape.has_ended(), model.ended);
         assert_eq!(self.tape.is_whole(), model.dropped == 0);
         for weight in [0, 1, 300, AHEAD, 2 * AHEAD] {
             assert_eq!(self.tape.has_room(weight), model.has_room(weight), "room for {weight}");
         }
-        let unread: usize = model.weights[model.passed()..].iter().sum();
-        let largest = model.weights[model.dropped..].iter().max().copied().unwrap_or(0);
-        assert!(self.tape.kept() <= model.limit.max(AHEAD).max(unread) + largest, "too much is kept");
+        let kept = self.tape.kept();
+        let as_it_came: usize = model.weights[model.dropped..].iter().sum();
+        assert!(kept <= as_it_came + LARGE, "what is packed takes {kept}, as it came {as_it_came}");
+        if let Some((last, _)) = self.tape.oldest().filter(|_| kept > model.limit) {
+            let needed = model.present().any(|reader| (reader.got as u64) < last);
+            assert!((model.passed() as u64) < last || (needed && kept <= AHEAD), "too much is kept");
+        }
     }
 }
 
@@ -324,6 +347,29 @@ fn what_is_there_is_taken_at_once_up_to_a_weight() {
     assert_eq!(some(1_000), (Poll::Ready(None), vec![]));
 }
 
+#[test]
+fn what_is_kept_of_a_stream_is_little_more_than_its_text() {
+    assert!(size_of::<TurnEvent>() <= 40, "an event takes {}", size_of::<TurnEvent>());
+    let log = Log::new(Arc::new(Budget::new(usize::MAX)));
+    let mut reader = log.read().expect("a new log");
+    let mut context = Context::from_waker(Waker::noop());
+    for number in 0..200 {
+        assert!(reader.poll_next(&mut context).is_pending());
+        log.push(saying(&format!("{number:04}")));
+        assert!(reader.poll_next(&mut context).is_ready());
+        let waiting = (BATCH - 1) * weight(&saying("0000"));
+        assert!(log.load().1 <= waiting + BLOCK + 100, "{number}: {}", log.load().1);
+    }
+    log.push(cancelled());
+    drop(reader);
+    assert!(log.load().1 <= 200 * 7 + 2 * ENTRY + 200, "{}", log.load().1);
+    let mut again = log.read().expect("all of it");
+    for number in 0..200 {
+        let Poll::Ready(Some(Ok((_, event)))) = again.poll_next(&mut context) else { panic!("no event") };
+        assert_eq!(bytes_of(&event), bytes_of(&saying(&format!("{number:04}"))));
+    }
+}
+
 #[derive(Default)]
 struct Count(AtomicUsize);
 
@@ -350,7 +396,8 @@ fn a_chunk_wakes_its_reader_once_and_the_turn_never() {
     }
     assert_eq!(client.0.load(Ordering::Relaxed), 100);
     assert_eq!(turn.0.load(Ordering::Relaxed), 0);
-    assert_eq!(budget.used.load(Ordering::Relaxed), 100 * (100 + ENTRY));
+    let used = budget.used.load(Ordering::Relaxed);
+    assert!(used == log.load().1 && used < 100 * (100 + ENTRY), "{used}");
     drop(reader);
     assert_eq!(turn.0.load(Ordering::Relaxed), 1);
     assert!(abandoned.as_mut().poll(&mut Context::from_waker(&turn_waker)).is_ready());

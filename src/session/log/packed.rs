@@ -1,0 +1,471 @@
+//! Chunks that have been read, kept small for readers that come back.
+//!
+//! Chunks of one stream differ in little but what they say ([`shape`](crate::conversation::shape)): where one is kept as
+//! it came, those like it behind it are kept as their text alone. They lie in blocks, each of which can be read without
+//! the others and goes as a whole.
+//!
+//! A block is a row of records. Each begins with a byte: the number of a model in its upper two bits, and the length of a
+//! text in the others, which are the text and the padding of a chunk like that model (the latter behind its length, a
+//! byte, if the model has any). A text of [`LONG`] bytes or more has its length in two bytes of its own. Without a text
+//! it is a chunk as it came, behind its length in two bytes: [`WHOLE`], or [`MODEL`], then behind where its text and its
+//! padding are, too. A block has as many as [`MODELS`]; the next one takes the place of the oldest.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::conversation::shape::{Around, Holes};
+
+/// The size of a block, in bytes, unless one chunk takes more.
+pub const BLOCK: usize = 2 * 1024;
+/// From this size on, in bytes, a chunk is kept in the memory that it came in.
+pub const LARGE: usize = 4 * 1024;
+/// Chunks of a block that others are compared with.
+const MODELS: usize = 4;
+/// So many chunks in a row that are like no other, and no more is made of them than bytes.
+const TRIES: u8 = 16;
+/// The first byte of a chunk that no other is like.
+const WHOLE: u8 = 0;
+/// The first byte of one that others may be like.
+const MODEL: u8 = 1 << TEXT_BITS;
+/// Bits of the first byte for the length of a text.
+const TEXT_BITS: u32 = 6;
+/// What stands there for the length of a text that is this long or longer.
+const LONG: u8 = (1 << TEXT_BITS) - 1;
+/// The bytes before a chunk that is a model: the first one and five numbers.
+const MODEL_HEAD: usize = 1 + 5 * 2;
+/// What a block takes beside its bytes.
+const BLOCK_HEAD: usize = size_of::<Block>();
+
+/// The chunks, in blocks.
+#[derive(Default)]
+pub struct Packed {
+    blocks: VecDeque<Block>,
+    /// The models of the newest block.
+    models: Models,
+    /// The one that was of use last.
+    recent: usize,
+    /// Chunks in a row that were like no other.
+    tries: u8,
+    /// The number after the newest event.
+    next: u64,
+    /// The weight of all events before that, as they came.
+    end: u64,
+    /// What all blocks take.
+    taken: usize,
+}
+
+struct Block {
+    /// The number of its first event.
+    first: u64,
+    /// The weight of all events before it, as they came.
+    before: u64,
+    chunks: Chunks,
+}
+
+enum Chunks {
+    Rows(Vec<u8>),
+    Large(Bytes),
+}
+
+impl Block {
+    fn taken(&self) -> usize {
+        BLOCK_HEAD
+            + match &self.chunks {
+                Chunks::Rows(rows) => rows.capacity(),
+                Chunks::Large(chunk) => chunk.len(),
+            }
+    }
+}
+
+/// Where the models of a block begin.
+#[derive(Clone, Copy, Default)]
+struct Models {
+    at: [u16; MODELS],
+    /// How many there were.
+    count: usize,
+}
+
+impl Models {
+    fn add(&mut self, at: usize) {
+        self.at[self.count % MODELS] = u16::from_le_bytes(two(at));
+        self.count += 1;
+    }
+
+    /// What is around the text of a model's chunk.
+    fn around<'a>(&self, model: usize, rows: &'a [u8]) -> Around<'a> {
+        let at = usize::from(self.at[model]);
+        let [length, text, text_end, padding, padding_end] =
+            [0, 1, 2, 3, 4].map(|number| number_at(rows, at + 1 + 2 * number));
+        let holes = Holes { text: text..text_end, padding: padding..padding_end };
+        holes.around(&rows[at + MODEL_HEAD..at + MODEL_HEAD + length])
+    }
+}
+
+/// Where a reader stands.
+#[derive(Clone, Copy, Default)]
+pub struct Place {
+    /// The event that it reads next, and where that begins in its block.
+    number: u64,
+    at: usize,
+    models: Models,
+}
+
+/// A chunk as it is kept.
+enum Row<'a> {
+    Whole(&'a [u8]),
+    Like { around: Around<'a>, text: &'a [u8], padding: &'a [u8] },
+}
+
+impl Row<'_> {
+    fn length(&self) -> usize {
+        match self {
+            Self::Whole(chunk) => chunk.len(),
+            Self::Like { around, text, padding } => around.length() + text.len() + padding.len(),
+        }
+    }
+
+    fn chunk(&self) -> Bytes {
+        match self {
+            Self::Whole(chunk) => Bytes::copy_from_slice(chunk),
+            Self::Like { around, text, padding } => around.saying(text, padding).into(),
+        }
+    }
+}
+
+impl Place {
+    /// The chunk at this place, which is the next one's then.
+    fn step<'a>(&mut self, rows: &'a [u8]) -> Row<'a> {
+        let head = rows[self.at];
+        let begin = self.at + 1;
+        self.number += 1;
+        if head == WHOLE || head == MODEL {
+            let chunk = if head == MODEL { self.at + MODEL_HEAD } else { begin + 2 };
+            if head == MODEL {
+                self.models.add(self.at);
+            }
+            self.at = chunk + number_at(rows, begin);
+            return Row::Whole(&rows[chunk..self.at]);
+        }
+        let around = self.models.around(usize::from(head >> TEXT_BITS), rows);
+        let (length, begin) = match head & LONG {
+            LONG => (number_at(rows, begin), begin + 2),
+            short => (usize::from(short), begin),
+        };
+        let (text, rest) = rows[begin..].split_at(length);
+        let padding = match rest {
+            [length, rest @ ..] if around.has_padding() => &rest[..usize::from(*length)],
+            _ => &[],
+        };
+        self.at = begin + length + padding.len() + usize::from(around.has_padding());
+        Row::Like { around, text, padding }
+    }
+}
+
+impl Packed {
+    /// Adds event `number`, a chunk; the weights are those of all events before it and with it.
+    pub fn push(&mut self, number: u64, before: u64, end: u64, chunk: &Bytes) {
+        (self.next, self.end) = (number + 1, end);
+        if chunk.len() >= LARGE {
+            self.close();
+            self.begin(Block { first: number, before, chunks: Chunks::Large(chunk.clone()) });
+        } else if !self.push_like(chunk) {
+            self.push_whole(number, before, chunk);
+        }
+    }
+
+    fn begin(&mut self, block: Block) {
+        self.taken += block.taken();
+        self.blocks.push_back(block);
+        (self.models, self.recent) = (Models::default(), 0);
+    }
+
+    fn rows(&mut self) -> Option<&mut Vec<u8>> {
+        match &mut self.blocks.back_mut()?.chunks {
+            Chunks::Rows(rows) => Some(rows),
+            Chunks::Large(_) => None,
+        }
+    }
+
+    /// Adds a chunk like one that is there, if there is one and room for it.
+    fn push_like(&mut self, chunk: &[u8]) -> bool {
+        let (models, recent) = (self.models, self.recent);
+        let Some(rows) = self.rows() else { return false };
+        let others = (0..models.count.min(MODELS)).filter(|model| *model != recent);
+        let all = (models.count > 0).then_some(recent).into_iter().chain(others);
+        let like = all.map(|model| (model, models.around(model, rows)));
+        let found = like
+            .into_iter()
+            .find_map(|(model, around)| Some((model, around.said(chunk)?, around.has_padding())));
+        let Some((model, said, padded)) = found else { return false };
+        let Ok(padding) = u8::try_from(said.padding.len()) else { return false };
+        if rows.len() + 1 + 2 + said.text.len() + 1 + said.padding.len() > rows.capacity() {
+            return false;
+        }
+        let [model_bits, ..] = (model << TEXT_BITS).to_le_bytes();
+        match u8::try_from(said.text.len()) {
+            Ok(short) if short < LONG => rows.push(model_bits | short),
+            _ => {
+                rows.push(model_bits | LONG);
+                rows.extend_from_slice(&two(said.text.len()));
+            }
+        }
+        rows.extend_from_slice(said.text);
+        if padded {
+            rows.push(padding);
+            rows.extend_from_slice(said.padding);
+        }
+        (self.recent, self.tries) = (model, 0);
+        true
+    }
+
+    /// Adds a chunk as it is; others may be like it.
+    fn push_whole(&mut self, number: u64, before: u64, chunk: &[u8]) {
+        let holes = (self.tries < TRIES).then(|| Holes::of(chunk)).flatten();
+        self.tries = self.tries.saturating_add(1);
+        let needed = MODEL_HEAD + chunk.len();
+        if self.rows().is_none_or(|rows| rows.len() + needed > rows.capacity()) {
+            self.close();
+            let rows = Vec::with_capacity(BLOCK.max(needed));
+            self.begin(Block { first: number, before, chunks: Chunks::Rows(rows) });
+        }
+        let Some(rows) = self.rows() else { return };
+        let at = rows.len();
+        rows.push(if holes.is_some() { MODEL } else { WHOLE });
+        rows.extend_from_slice(&two(chunk.len()));
+        if let Some(Holes { text, padding }) = &holes {
+            [text.start, text.end, padding.start, padding.end]
+                .iter()
+                .for_each(|number| rows.extend_from_slice(&two(*number)));
+        }
+        rows.extend_from_slice(chunk);
+        if holes.is_some() {
+            self.recent = self.models.count % MODELS;
+            self.models.add(at);
+        }
+    }
+
+    /// Gives back the room that the newest block does not need.
+    pub fn close(&mut self) {
+        let Some(rows) = self.rows() else { return };
+        let before = rows.capacity();
+        rows.shrink_to_fit();
+        self.taken -= before - rows.capacity();
+    }
+
+    /// Event `number`, if it is here. A reader that reads on finds it from where it stands.
+    pub fn get(&self, number: u64, place: &mut Place) -> Option<Bytes> {
+        let block = self.block(number)?;
+        let rows = match &block.chunks {
+            Chunks::Large(chunk) => return Some(chunk.clone()),
+            Chunks::Rows(rows) => rows,
+        };
+        if place.number != number || number == block.first {
+            *place = Place { number: block.first, ..Place::default() };
+        }
+        while place.number < number {
+            place.step(rows);
+        }
+        Some(place.step(rows).chunk())
+    }
+
+    /// The weight of all events before `number`, which is here, as they came.
+    pub fn before(&self, number: u64, weight: impl Fn(usize) -> usize) -> u64 {
+        let Some(block) = self.block(number) else { return self.end };
+        let mut place = Place { number: block.first, ..Place::default() };
+        let mut before = block.before;
+        if let Chunks::Rows(rows) = &block.chunks {
+            while place.number < number {
+                before += weight(place.step(rows).length()) as u64;
+            }
+        }
+        before
+    }
+
+    fn block(&self, number: u64) -> Option<&Block> {
+        let after = self.blocks.partition_point(|block| block.first <= number);
+        self.blocks.get(after.checked_sub(1)?).filter(|_| number < self.next)
+    }
+
+    /// The number of the oldest event.
+    pub fn first(&self) -> Option<u64> {
+        self.blocks.front().map(|block| block.first)
+    }
+
+    /// The number of the last event of the oldest block, and the weight of all up to and with it, as they came.
+    pub fn oldest(&self) -> Option<(u64, u64)> {
+        self.blocks.front()?;
+        Some(self.blocks.get(1).map_or((self.next - 1, self.end), |second| (second.first - 1, second.before)))
+    }
+
+    /// Drops the oldest block, if there is one.
+    pub fn drop_oldest(&mut self) -> bool {
+        let dropped = self.blocks.pop_front();
+        self.taken -= dropped.as_ref().map_or(0, Block::taken);
+        dropped.is_some()
+    }
+
+    /// What all of it takes, in bytes.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+}
+
+/// A number below 64 Ki, as it is written.
+fn two(number: usize) -> [u8; 2] {
+    let [low, high, ..] = number.to_le_bytes();
+    [low, high]
+}
+
+fn number_at(rows: &[u8], at: usize) -> usize {
+    usize::from(u16::from_le_bytes([rows[at], rows[at + 1]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random numbers that are the same each time.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(self.0 >> 33).expect("small") % bound
+        }
+    }
+
+    const FORMS: [&str; 6] = [
+        r#"{"id":"c","created":7,"choices":[{"index":0,"delta":{"content":"TEXT"},"finish_reason":null}]}"#,
+        r#"{"id":"c","created":7,"choices":[{"index":1,"delta":{"content":"TEXT"}}],"obfuscation":"PAD"}"#,
+        r#"{"id":"c","choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"TEXT"}}]}}]}"#,
+        r#"{"id":"c","choices":[{"delta":{"reasoning":"TEXT","content":null}}],"obfuscation":"PAD","z":1}"#,
+        r#"{"id":"d","choices":[{"delta":{"content":"TEXT"}}],"again":{"content":"TEXT"}}"#,
+        "TEXT",
+    ];
+    const SAID: [&[u8]; 12] = [
+        b"a",
+        b" the",
+        b"",
+        b"\\n",
+        b"\\\"",
+        b"\\\\",
+        b"\"",
+        b"\\",
+        b"\\ud8",
+        b"\xff",
+        b"\x00",
+        "größer".as_bytes(),
+    ];
+
+    fn filled(form: &str, random: &mut Random) -> Vec<u8> {
+        let mut chunk = form.as_bytes().to_vec();
+        let long = [[62, 63, 64, 255, 256, 700][random.below(6)], 0][usize::from(random.below(10) > 0)];
+        let text = [SAID[random.below(SAID.len())], &b"x".repeat(long)].concat();
+        let padding = b"p".repeat([0, 1, 5, 254, 255, 256][random.below(6)]);
+        for (mark, with) in [(&b"TEXT"[..], text), (b"PAD", padding)] {
+            while let Some(at) = memchr::memmem::find(&chunk, mark) {
+                chunk.splice(at..at + mark.len(), with.iter().copied());
+            }
+        }
+        if random.below(20) == 0 {
+            let at = random.below(chunk.len() + 1);
+            match random.below(3) {
+                0 => chunk.truncate(at),
+                1 => chunk.insert(at, b"\"\\}x\xff"[random.below(5)]),
+                _ => drop(chunk.drain(at..chunk.len().min(at + 1))),
+            }
+        }
+        if random.below(50) == 0 {
+            chunk.resize([BLOCK, LARGE - 1, LARGE, 3 * LARGE][random.below(4)], b' ');
+        }
+        chunk
+    }
+
+    /// A stream that mostly goes on as it began.
+    fn stream(seed: u64) -> Vec<Bytes> {
+        let mut random = Random(seed);
+        let mut form = 0;
+        (0..200)
+            .map(|_| {
+                // Of some streams, two or three kinds of chunks come in turns.
+                if random.below(if seed % 2 == 0 { 20 } else { 2 }) == 0 {
+                    form = random.below(FORMS.len());
+                }
+                filled(FORMS[form], &mut random).into()
+            })
+            .collect()
+    }
+
+    fn pack(chunks: &[Bytes]) -> Packed {
+        let mut packed = Packed::default();
+        let mut before = 0;
+        for (number, chunk) in (1..).zip(chunks) {
+            let end = before + chunk.len() as u64;
+            packed.push(number, before, end, chunk);
+            before = end;
+            let taken: usize = packed.blocks.iter().map(Block::taken).sum();
+            assert_eq!(packed.taken(), taken, "what it takes");
+        }
+        packed
+    }
+
+    #[test]
+    fn what_is_packed_is_read_back_byte_for_byte() {
+        for seed in 0..300 {
+            let chunks = stream(seed);
+            let mut packed = pack(&chunks);
+            let mut random = Random(seed);
+            let mut place = Place::default();
+            for (number, chunk) in (1..).zip(&chunks) {
+                assert_eq!(packed.get(number, &mut place).as_ref(), Some(chunk), "seed {seed}, in a row");
+                let any = random.below(chunks.len());
+                let (number, mut other) = (any as u64 + 1, Place::default());
+                assert_eq!(
+                    packed.get(number, &mut other).as_ref(),
+                    Some(&chunks[any]),
+                    "seed {seed}, at {any}"
+                );
+                let before: usize = chunks[..any].iter().map(Bytes::len).sum();
+                assert_eq!(
+                    packed.before(number, |length| length),
+                    before as u64,
+                    "seed {seed}, before {any}"
+                );
+            }
+            assert_eq!(packed.get(chunks.len() as u64 + 1, &mut place), None);
+            packed.close();
+            while let Some((last, end)) = packed.oldest() {
+                let upto: usize =
+                    chunks[..usize::try_from(last).expect("small")].iter().map(Bytes::len).sum();
+                assert_eq!(end, upto as u64, "seed {seed}");
+                assert!(packed.drop_oldest());
+                assert_eq!(packed.get(last, &mut Place::default()), None);
+                assert_eq!(packed.first().unwrap_or(chunks.len() as u64 + 1), last + 1);
+            }
+            assert_eq!(packed.taken(), 0);
+        }
+    }
+
+    fn taken(chunk: impl Fn(usize) -> String) -> usize {
+        let chunks: Vec<Bytes> = (0..200).map(|number| chunk(number).into()).collect();
+        let mut packed = pack(&chunks);
+        packed.close();
+        packed.taken() / chunks.len()
+    }
+
+    #[test]
+    fn a_chunk_takes_little_more_than_its_text() {
+        let around = "x".repeat(200);
+        let by = |text: &str, more: &str| format!(r#"{{"id":"{around}","content":"{text}"{more}}}"#);
+        assert_eq!(taken(|_| by("abcd", "")), 6);
+        let padded = taken(|number| by("abcd", &format!(r#","obfuscation":"{}""#, "p".repeat(number % 8))));
+        assert!(padded <= 13, "{padded}");
+        let in_turns = taken(|number| by("abcd", &format!(r#","index":{}"#, number % 3)));
+        assert!(in_turns <= 10, "{in_turns}");
+        let each_second = taken(|number| by("abcd", &format!(r#","created":{}"#, number / 20)));
+        assert!(each_second <= 20, "{each_second}");
+        let unlike = taken(|number| by("abcd", &format!(r#","number":{number}"#)));
+        assert!(unlike <= 290, "{unlike}");
+    }
+}
