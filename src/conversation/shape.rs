@@ -21,7 +21,7 @@ const SHORT: usize = 32;
 /// So many chunks in a row of which none fits, and no more is learnt in this stream.
 const TRIES: u8 = 16;
 
-/// Where the inside of a chunk's text stands and, where there is one, that of its padding: else at the chunk's end.
+/// Where the inside of a chunk's text is and, where there is one, that of its padding, which else is empty at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holes {
     /// The text.
@@ -39,60 +39,6 @@ impl Holes {
         let padding = padding.map_or(chunk.len()..chunk.len(), |at| at..end_of_string(chunk, at));
         Some(Self { text: begin..end, padding })
     }
-
-    /// What is around them.
-    pub fn around<'a>(&self, chunk: &'a [u8]) -> Around<'a> {
-        Around {
-            before: &chunk[..self.text.start],
-            after: &chunk[self.text.end..self.padding.start],
-            end: &chunk[self.padding.end..],
-        }
-    }
-}
-
-/// A shape as slices of a chunk that has it.
-#[derive(Clone, Copy, Debug)]
-pub struct Around<'a> {
-    before: &'a [u8],
-    after: &'a [u8],
-    /// What comes after the padding; nothing where there is none.
-    end: &'a [u8],
-}
-
-impl Around<'_> {
-    /// What a chunk of this shape says.
-    pub fn said<'a>(&self, chunk: &'a [u8]) -> Option<Said<'a>> {
-        let rest = chunk.strip_prefix(self.before)?;
-        // Most texts are a few letters, for which a search by vectors takes longer to begin than this to end.
-        let letters = rest.iter().take(SHORT).take_while(|byte| is_plain(**byte)).count();
-        let plain = rest.get(letters) == Some(&b'"');
-        let end = if plain { letters } else { end_of_string(rest, letters) };
-        let (text, rest) = rest.split_at(end);
-        let rest = rest.strip_prefix(self.after)?;
-        let (padding, rest) = match self.has_padding() {
-            false => rest.split_at(0),
-            true => rest.split_at(end_of_string(rest, 0)),
-        };
-        let fits = *rest == *self.end && !text.is_empty() && padding.iter().all(|byte| is_plain(*byte));
-        let begin = self.before.len();
-        fits.then(|| Said { quoted: &chunk[begin - 1..=begin + text.len()], text, plain, padding })
-    }
-
-    /// A chunk of this shape.
-    pub fn saying(&self, text: &[u8], padding: &[u8]) -> Vec<u8> {
-        let padding = if self.has_padding() { padding } else { &b""[..] };
-        [self.before, text, self.after, padding, self.end].concat()
-    }
-
-    /// Whether its chunks have padding.
-    pub fn has_padding(&self) -> bool {
-        !self.end.is_empty()
-    }
-
-    /// The length of its chunks without text and padding.
-    pub fn length(&self) -> usize {
-        self.before.len() + self.after.len() + self.end.len()
-    }
 }
 
 /// The bytes around a text and, where there is one, around its padding.
@@ -100,6 +46,7 @@ impl Around<'_> {
 pub struct Shape {
     before: Box<[u8]>,
     after: Box<[u8]>,
+    /// What comes after the padding; nothing where there is none.
     end: Box<[u8]>,
 }
 
@@ -119,22 +66,34 @@ pub struct Said<'a> {
 impl Shape {
     /// The shape of a chunk that says something.
     fn of(chunk: &[u8]) -> Option<Self> {
-        let around = Holes::of(chunk)?.around(chunk);
-        Some(Self { before: around.before.into(), after: around.after.into(), end: around.end.into() })
-    }
-
-    fn around(&self) -> Around<'_> {
-        Around { before: &self.before, after: &self.after, end: &self.end }
+        let Holes { text, padding } = Holes::of(chunk)?;
+        let (before, after, end) =
+            (&chunk[..text.start], &chunk[text.end..padding.start], &chunk[padding.end..]);
+        Some(Self { before: before.into(), after: after.into(), end: end.into() })
     }
 
     /// What a chunk of this shape says.
     fn said<'a>(&self, chunk: &'a [u8]) -> Option<Said<'a>> {
-        self.around().said(chunk)
+        let rest = chunk.strip_prefix(&*self.before)?;
+        // Most texts are a few letters, for which a search by vectors takes longer to begin than this to end.
+        let letters = rest.iter().take(SHORT).take_while(|byte| is_plain(**byte)).count();
+        let plain = rest.get(letters) == Some(&b'"');
+        let end = if plain { letters } else { end_of_string(rest, letters) };
+        let (text, rest) = rest.split_at(end);
+        let rest = rest.strip_prefix(&*self.after)?;
+        let (padding, rest) = match self.end.is_empty() {
+            true => rest.split_at(0),
+            false => rest.split_at(end_of_string(rest, 0)),
+        };
+        let fits = *rest == *self.end && !text.is_empty() && padding.iter().all(|byte| is_plain(*byte));
+        let begin = self.before.len();
+        fits.then(|| Said { quoted: &chunk[begin - 1..=begin + text.len()], text, plain, padding })
     }
 
     /// A chunk of this shape.
     pub fn saying(&self, text: &[u8], padding: &[u8]) -> Vec<u8> {
-        self.around().saying(text, padding)
+        let padding = if self.end.is_empty() { &b""[..] } else { padding };
+        [&self.before, text, &self.after, padding, &self.end].concat()
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::conversation::shape::{Around, Holes};
+use crate::conversation::shape::Holes;
 
 /// The size of a block, in bytes, unless one chunk takes more.
 pub const BLOCK: usize = 2 * 1024;
@@ -34,6 +34,8 @@ const TEXT_BITS: u32 = 6;
 const LONG: u8 = (1 << TEXT_BITS) - 1;
 /// The bytes before a chunk that is a model: the first one and five numbers.
 const MODEL_HEAD: usize = 1 + 5 * 2;
+/// The most that there is beside the text and the padding of a chunk that is like a model.
+const LIKE_HEAD: usize = 1 + 2 + 1;
 /// What a block takes beside its bytes.
 const BLOCK_HEAD: usize = size_of::<Block>();
 
@@ -78,27 +80,70 @@ impl Block {
     }
 }
 
-/// Where the models of a block begin.
+/// A chunk of a block that others are compared with, by where it is there.
+#[derive(Clone, Copy, Default)]
+struct Model {
+    chunk: u16,
+    length: u16,
+    text: u16,
+    text_end: u16,
+    padding: u16,
+    padding_end: u16,
+}
+
+impl Model {
+    /// The one whose record begins there.
+    fn at(rows: &[u8], at: usize) -> Self {
+        let [length, text, text_end, padding, padding_end] =
+            [0, 1, 2, 3, 4].map(|number| two_at(rows, at + 1 + 2 * number));
+        let chunk = u16::from_le_bytes(two(at + MODEL_HEAD));
+        Self { chunk, length, text, text_end, padding, padding_end }
+    }
+
+    /// What is around its text.
+    fn around<'a>(&self, rows: &'a [u8]) -> Around<'a> {
+        let chunk = &rows[usize::from(self.chunk)..][..usize::from(self.length)];
+        Around {
+            before: &chunk[..usize::from(self.text)],
+            after: &chunk[usize::from(self.text_end)..usize::from(self.padding)],
+            end: &chunk[usize::from(self.padding_end)..],
+        }
+    }
+}
+
+/// The models of a block.
 #[derive(Clone, Copy, Default)]
 struct Models {
-    at: [u16; MODELS],
+    list: [Model; MODELS],
     /// How many there were.
     count: usize,
 }
 
 impl Models {
-    fn add(&mut self, at: usize) {
-        self.at[self.count % MODELS] = u16::from_le_bytes(two(at));
+    fn add(&mut self, model: Model) {
+        self.list[self.count % MODELS] = model;
         self.count += 1;
     }
+}
 
-    /// What is around the text of a model's chunk.
-    fn around<'a>(&self, model: usize, rows: &'a [u8]) -> Around<'a> {
-        let at = usize::from(self.at[model]);
-        let [length, text, text_end, padding, padding_end] =
-            [0, 1, 2, 3, 4].map(|number| number_at(rows, at + 1 + 2 * number));
-        let holes = Holes { text: text..text_end, padding: padding..padding_end };
-        holes.around(&rows[at + MODEL_HEAD..at + MODEL_HEAD + length])
+/// The bytes of a chunk around its text and, where there is one, its padding: then there is an end.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    before: &'a [u8],
+    after: &'a [u8],
+    end: &'a [u8],
+}
+
+impl Around<'_> {
+    /// The text and the padding with which this becomes `chunk`. What they are is of no concern here.
+    fn parts<'a>(&self, chunk: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let rest = chunk.strip_prefix(self.before)?;
+        if self.end.is_empty() {
+            return Some((rest.strip_suffix(self.after)?, b""));
+        }
+        let rest = rest.strip_suffix(self.end)?;
+        let (front, padding) = rest.split_at(memchr::memrchr(b'"', rest)? + 1);
+        Some((front.strip_suffix(self.after)?, padding))
     }
 }
 
@@ -121,14 +166,19 @@ impl Row<'_> {
     fn length(&self) -> usize {
         match self {
             Self::Whole(chunk) => chunk.len(),
-            Self::Like { around, text, padding } => around.length() + text.len() + padding.len(),
+            Self::Like { around, text, padding } => {
+                let around = around.before.len() + around.after.len() + around.end.len();
+                around + text.len() + padding.len()
+            }
         }
     }
 
     fn chunk(&self) -> Bytes {
         match self {
             Self::Whole(chunk) => Bytes::copy_from_slice(chunk),
-            Self::Like { around, text, padding } => around.saying(text, padding).into(),
+            Self::Like { around, text, padding } => {
+                [around.before, text, around.after, padding, around.end].concat().into()
+            }
         }
     }
 }
@@ -142,22 +192,22 @@ impl Place {
         if head == WHOLE || head == MODEL {
             let chunk = if head == MODEL { self.at + MODEL_HEAD } else { begin + 2 };
             if head == MODEL {
-                self.models.add(self.at);
+                self.models.add(Model::at(rows, self.at));
             }
             self.at = chunk + number_at(rows, begin);
             return Row::Whole(&rows[chunk..self.at]);
         }
-        let around = self.models.around(usize::from(head >> TEXT_BITS), rows);
+        let around = self.models.list[usize::from(head >> TEXT_BITS)].around(rows);
         let (length, begin) = match head & LONG {
             LONG => (number_at(rows, begin), begin + 2),
             short => (usize::from(short), begin),
         };
         let (text, rest) = rows[begin..].split_at(length);
         let padding = match rest {
-            [length, rest @ ..] if around.has_padding() => &rest[..usize::from(*length)],
+            [length, rest @ ..] if !around.end.is_empty() => &rest[..usize::from(*length)],
             _ => &[],
         };
-        self.at = begin + length + padding.len() + usize::from(around.has_padding());
+        self.at = begin + length + padding.len() + usize::from(!around.end.is_empty());
         Row::Like { around, text, padding }
     }
 }
@@ -189,33 +239,38 @@ impl Packed {
 
     /// Adds a chunk like one that is there, if there is one and room for it.
     fn push_like(&mut self, chunk: &[u8]) -> bool {
-        let (models, recent) = (self.models, self.recent);
+        let known = self.models.count.min(MODELS);
+        // Nearly always it is like the one before it.
+        if known == 0 || self.push_like_model(self.recent, chunk) {
+            return known > 0;
+        }
+        (0..known).any(|model| model != self.recent && self.push_like_model(model, chunk))
+    }
+
+    fn push_like_model(&mut self, number: usize, chunk: &[u8]) -> bool {
+        let model = self.models.list[number];
         let Some(rows) = self.rows() else { return false };
-        let others = (0..models.count.min(MODELS)).filter(|model| *model != recent);
-        let all = (models.count > 0).then_some(recent).into_iter().chain(others);
-        let like = all.map(|model| (model, models.around(model, rows)));
-        let found = like
-            .into_iter()
-            .find_map(|(model, around)| Some((model, around.said(chunk)?, around.has_padding())));
-        let Some((model, said, padded)) = found else { return false };
-        let Ok(padding) = u8::try_from(said.padding.len()) else { return false };
-        if rows.len() + 1 + 2 + said.text.len() + 1 + said.padding.len() > rows.capacity() {
+        let around = model.around(rows);
+        let Some((text, padding)) = around.parts(chunk) else { return false };
+        let padded = !around.end.is_empty();
+        let Ok(padding_length) = u8::try_from(padding.len()) else { return false };
+        if text.is_empty() || rows.len() + LIKE_HEAD + text.len() + padding.len() > rows.capacity() {
             return false;
         }
-        let [model_bits, ..] = (model << TEXT_BITS).to_le_bytes();
-        match u8::try_from(said.text.len()) {
+        let [model_bits, ..] = (number << TEXT_BITS).to_le_bytes();
+        match u8::try_from(text.len()) {
             Ok(short) if short < LONG => rows.push(model_bits | short),
             _ => {
                 rows.push(model_bits | LONG);
-                rows.extend_from_slice(&two(said.text.len()));
+                rows.extend_from_slice(&two(text.len()));
             }
         }
-        rows.extend_from_slice(said.text);
+        rows.extend_from_slice(text);
         if padded {
-            rows.push(padding);
-            rows.extend_from_slice(said.padding);
+            rows.push(padding_length);
+            rows.extend_from_slice(padding);
         }
-        (self.recent, self.tries) = (model, 0);
+        (self.recent, self.tries) = (number, 0);
         true
     }
 
@@ -241,7 +296,8 @@ impl Packed {
         rows.extend_from_slice(chunk);
         if holes.is_some() {
             self.recent = self.models.count % MODELS;
-            self.models.add(at);
+            let model = self.rows().map(|rows| Model::at(rows, at));
+            model.into_iter().for_each(|model| self.models.add(model));
         }
     }
 
@@ -317,8 +373,12 @@ fn two(number: usize) -> [u8; 2] {
     [low, high]
 }
 
+fn two_at(rows: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([rows[at], rows[at + 1]])
+}
+
 fn number_at(rows: &[u8], at: usize) -> usize {
-    usize::from(u16::from_le_bytes([rows[at], rows[at + 1]]))
+    usize::from(two_at(rows, at))
 }
 
 #[cfg(test)]

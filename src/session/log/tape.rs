@@ -142,7 +142,11 @@ impl Tape {
             reader.busy_since.get_or_insert_with(&now);
             reader.waker.take().into_iter().for_each(&mut wake);
         }
-        self.settle(wake);
+        // Where somebody reads, he has not read this one.
+        if self.ended || self.readers.is_empty() {
+            self.pack();
+        }
+        self.trim(wake);
     }
 
     /// Lets a reader begin after `seen`.
@@ -174,7 +178,8 @@ impl Tape {
             state: Presence::Here,
             waker: None,
         });
-        self.settle(Waker::wake);
+        self.pack();
+        self.trim(Waker::wake);
         Ok(key)
     }
 
@@ -196,6 +201,7 @@ impl Tape {
         };
         reader.passed = reader.reached;
         reader.state = Presence::Here;
+        let packable = ended || reader.next >= unread + BATCH as u64;
         let read = match event {
             Some(event) => {
                 let number = reader.next;
@@ -216,14 +222,18 @@ impl Tape {
                 Read::Wait
             }
         };
-        self.settle(Waker::wake);
+        if packable {
+            self.pack();
+        }
+        self.trim(Waker::wake);
         read
     }
 
     /// A reader goes.
     pub fn leave(&mut self, key: Key) {
         self.readers.retain(|reader| reader.key != key);
-        self.settle(Waker::wake);
+        self.pack();
+        self.trim(Waker::wake);
     }
 
     /// Counts readers as gone that have taken nothing for too long.
@@ -233,13 +243,15 @@ impl Tape {
                 reader.state = Presence::Stalled;
             }
         }
-        self.settle(Waker::wake);
+        self.pack();
+        self.trim(Waker::wake);
     }
 
     /// Keeps no more than `limit` of what has been read.
     pub fn keep(&mut self, limit: usize) {
         self.limit = limit;
-        self.settle(Waker::wake);
+        self.pack();
+        self.trim(Waker::wake);
     }
 
     /// Whether an event of this weight may be written now. One that is too large for the bound waits until the
@@ -297,18 +309,10 @@ impl Tape {
         here.map(|reader| reader.passed).max().unwrap_or(self.written)
     }
 
-    /// Packs what can be, and drops what is too much.
-    fn settle(&mut self, wake: impl FnMut(Waker)) {
+    /// Packs what all readers have that are here, if it is enough to be worth it.
+    fn pack(&mut self) {
         // Of what has ended, nothing is worth waiting for.
         let least = if self.ended { 1 } else { BATCH };
-        if self.fresh.len() >= least {
-            self.pack(least);
-        }
-        self.trim(wake);
-    }
-
-    /// Packs what all readers have that are here, if it is so many events.
-    fn pack(&mut self, least: usize) {
         let mut number = self.last + 1 - self.fresh.len() as u64;
         let here = self.readers.iter().filter(|reader| reader.state == Presence::Here);
         let next = here.map(|reader| reader.next).min().unwrap_or(self.last + 1);
