@@ -449,7 +449,7 @@ mod tests {
         (0..200)
             .map(|_| {
                 // Of some streams, two or three kinds of chunks come in turns.
-                if random.below(if seed % 2 == 0 { 20 } else { 2 }) == 0 {
+                if random.below(if seed.is_multiple_of(2) { 20 } else { 2 }) == 0 {
                     form = random.below(FORMS.len());
                 }
                 filled(FORMS[form], &mut random).into()
