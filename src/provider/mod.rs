@@ -6,6 +6,7 @@
 pub mod anthropic;
 pub mod breaker;
 pub mod choice;
+pub mod client;
 mod demo;
 pub mod health;
 mod http;

@@ -6,13 +6,13 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use futures_util::stream::{self, LocalBoxStream, Stream, StreamExt};
+use futures_util::stream::{self, LocalBoxStream, StreamExt};
 use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
 use crate::json::{Fields, ObjectWriter, Raw};
-use crate::provider::http::{Body, Endpoint, Piece};
+use crate::provider::http::{Body, Endpoint};
 use crate::provider::refusal::Secrets;
 use crate::provider::{Answer, Call, Event, OutputField, Provider, Timeouts};
 
@@ -33,7 +33,7 @@ impl OpenAi {
         timeouts: Timeouts,
     ) -> Self {
         let headers = api_key.as_ref().map(bearer).into_iter().collect();
-        let endpoint = Endpoint::new(url_of(base_url), headers, Secrets::new(api_key), timeouts);
+        let endpoint = Endpoint::new(&url_of(base_url), headers, Secrets::new(api_key), timeouts);
         Self(Rc::new(Inner { endpoint: endpoint.with_headers(extra), output_field }))
     }
 
@@ -61,13 +61,13 @@ impl Inner {
         let lent = call.own.as_ref().map(|own| {
             let url = own.base_url.as_deref().map(url_of);
             let headers = own.api_key.as_ref().map(bearer).into_iter().collect();
-            self.endpoint.lent(url, headers, Secrets::new(own.api_key.clone()))
+            self.endpoint.lent(url.as_deref(), headers, Secrets::new(own.api_key.clone()))
         });
         let endpoint = lent.as_ref().unwrap_or(&self.endpoint);
         let named = call.own.as_ref().and_then(|own| own.base_url.as_deref());
         let output_field = named.map_or(self.output_field, OutputField::fitting);
         let body = request_body(call, output_field);
-        let answer = endpoint.post(&body, stream, &model).await?;
+        let answer = endpoint.post(body, stream, &model).await?;
         if stream {
             return Ok(Answer::Stream(events(answer, endpoint.secrets().clone(), model)));
         }
@@ -177,14 +177,11 @@ pub fn check_price(fields: &Fields) -> Result<(), Invalid> {
 }
 
 /// The events of a stream, until its own end, its early end or an error.
-fn events<S>(
-    body: Body<S>,
+fn events(
+    body: Body,
     secrets: Secrets,
     model: String,
-) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>>
-where
-    S: Stream<Item = Piece> + Unpin + 'static,
-{
+) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>> {
     let start = Some((body, secrets, model));
     stream::unfold(start, |reading| async move {
         let (mut body, secrets, model) = reading?;

@@ -15,12 +15,12 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use futures_util::stream::{LocalBoxStream, Stream, StreamExt, unfold};
+use futures_util::stream::{LocalBoxStream, StreamExt, unfold};
 use secrecy::SecretString;
 
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
 use crate::json::where_it_went_wrong;
-use crate::provider::http::{Body, Endpoint, Piece};
+use crate::provider::http::{Body, Endpoint};
 use crate::provider::refusal::Secrets;
 use crate::provider::{Answer, Call, Event, Provider, Timeouts};
 use answer::Whole;
@@ -43,7 +43,7 @@ impl Anthropic {
         timeouts: Timeouts,
     ) -> Self {
         let url = format!("{}/messages", base_url.trim_end_matches('/'));
-        let endpoint = Endpoint::new(url, headers(api_key.clone()), Secrets::new(api_key), timeouts);
+        let endpoint = Endpoint::new(&url, headers(api_key.clone()), Secrets::new(api_key), timeouts);
         Self(Rc::new(endpoint.with_headers(extra)))
     }
 }
@@ -71,7 +71,7 @@ fn headers(api_key: Option<SecretString>) -> Vec<(&'static str, SecretString)> {
 
 async fn ask(endpoint: Rc<Endpoint>, call: Call) -> Result<Answer, UpstreamFailure> {
     let body = request::body(&call).map_err(untranslatable)?;
-    let answer = endpoint.post(&body, call.stream, &call.model).await.map_err(failure::of_the_operator)?;
+    let answer = endpoint.post(body, call.stream, &call.model).await.map_err(failure::of_the_operator)?;
     if call.stream {
         return Ok(Answer::Stream(events(endpoint, answer, call.model)));
     }
@@ -95,23 +95,20 @@ fn malformed(cause: &str) -> UpstreamFailure {
     UpstreamFailure::new(UpstreamKind::Invalid, format!("not an answer of Messages: {cause}"))
 }
 
-struct Reading<S> {
+struct Reading {
     endpoint: Rc<Endpoint>,
-    body: Body<S>,
+    body: Body,
     model: String,
     translator: Translator,
     ready: VecDeque<Event>,
 }
 
 /// The events of a stream, until its own end, its early end or an error.
-fn events<S>(
+fn events(
     endpoint: Rc<Endpoint>,
-    body: Body<S>,
+    body: Body,
     model: String,
-) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>>
-where
-    S: Stream<Item = Piece> + Unpin + 'static,
-{
+) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>> {
     let start = Reading { endpoint, body, model, translator: Translator::default(), ready: VecDeque::new() };
     unfold(Some(start), |reading| async move {
         let mut reading = reading?;
@@ -127,7 +124,7 @@ where
     .boxed_local()
 }
 
-impl<S: Stream<Item = Piece> + Unpin> Reading<S> {
+impl Reading {
     async fn next(&mut self) -> Result<Event, UpstreamFailure> {
         loop {
             if let Some(event) = self.ready.pop_front() {
