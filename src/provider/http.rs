@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::error::{UpstreamFailure, UpstreamKind};
 use crate::outbound::Reach;
 use crate::provider::Timeouts;
-use crate::provider::client::{Answer, Client, Target, Unanswered};
+use crate::provider::client::{Answer, Broken, Client, Target, Unanswered};
 use crate::provider::refusal::{Refusal, Secrets};
 use crate::provider::sse::EventReader;
 
@@ -156,6 +156,8 @@ impl Body {
                     return Some(Err(UpstreamFailure::new(UpstreamKind::Invalid, "an event without end")));
                 }
                 Ok(more) => self.ended = !more,
+                // What came is read to its end all the same: that end proves nothing either.
+                Err(Broken::Cut) => self.ended = true,
                 Err(cause) => {
                     let cause = format!("the stream broke: {cause}");
                     return Some(Err(UpstreamFailure::new(UpstreamKind::Invalid, cause)));

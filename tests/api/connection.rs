@@ -85,6 +85,11 @@ impl<'a> Connection<'a> {
                 Ok(true)
             }
             Script::Pieces(pieces) => self.stream_pieces(&pieces),
+            Script::Bytes(bytes) => {
+                self.finish();
+                self.write(&bytes)?;
+                Ok(false)
+            }
             Script::Led(reply, leash) => self.led_reply(recorded, &reply, leash.id),
             Script::Reply(reply) => {
                 self.byte_by_byte = reply.framing.byte_by_byte;

@@ -156,6 +156,47 @@ fn an_error_event_that_tells_the_operators_key_is_not_logged_with_it() {
     app.finish();
 }
 
+/// An answer as it is written: a head of these lines, and a body.
+fn written(head: &str, body: &[u8]) -> Script {
+    let mut bytes = format!("HTTP/1.1 200 OK\r\n{head}\r\n").into_bytes();
+    bytes.extend_from_slice(body);
+    Script::Bytes(bytes)
+}
+
+#[test]
+fn an_answer_that_ends_with_its_connection_is_an_answer() {
+    let app = App::start();
+    app.upstream.next(written("Content-Type: text/event-stream\r\n", &body("\n", true)));
+    assert_eq!(text_of(app.stream("Hello", json!({"max_tokens": 100}))), WORDS.concat());
+    assert_eq!(app.settled().balance, START - price(9, 5));
+    let plain = Reply::says(&["Hello"]).usage(9, 5).plain(1).to_string();
+    app.upstream.next(written("", plain.as_bytes()));
+    assert_eq!(app.say("Hello", json!({}))["content"], "Hello");
+    assert_eq!(app.settled().balance, START - 2 * price(9, 5));
+    app.finish();
+}
+
+#[test]
+fn an_answer_whose_end_can_be_read_in_two_ways_is_none() {
+    let app = App::start();
+    let plain = Reply::says(&["Hello"]).usage(9, 5).plain(1).to_string();
+    let length = plain.len();
+    for head in [
+        format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"),
+        format!("Content-Length: {length}\r\nContent-Length: {}\r\n", length - 1),
+        "Content-Length: 18446744073709551616\r\n".to_owned(),
+        "Transfer-Encoding: gzip, chunked\r\n".to_owned(),
+        "Transfer-Encoding: chunked\r\n".to_owned(),
+        format!("Content-Length: {}\r\n", length + 1),
+    ] {
+        app.upstream.next(written(&head, plain.as_bytes()));
+        app.chat(&app.saying("Hello", json!({}))).refused(502, "server_error", "upstream_invalid");
+        assert_eq!(app.settled().balance, START, "{head}");
+    }
+    assert_eq!(app.upstream.asked(), 6, "what has answered is asked again");
+    app.finish();
+}
+
 /// A stream whose one delta has so many bytes.
 fn giant(bytes: usize) -> Script {
     Reply { pieces: vec!["x".repeat(bytes)], ..Reply::says(&[]) }.usage(9, 5).into()

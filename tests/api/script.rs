@@ -20,6 +20,8 @@ pub enum Script {
     Led(Box<Reply>, Leash),
     /// A 200 whose body is streamed in these bytes, of whatever protocol.
     Pieces(Pieces),
+    /// These bytes, whatever they are; then the connection ends.
+    Bytes(Vec<u8>),
     /// Reads the request and never answers.
     Silence,
     /// Sends the head of an answer and nothing of its body, until the client has left.

@@ -10,6 +10,8 @@ use switchboard::conversation::history::History;
 use switchboard::conversation::message::Message;
 use switchboard::error::Error;
 use switchboard::json::Raw;
+use switchboard::provider::client::body::{Decoder, Framing, Malformed};
+use switchboard::provider::client::head;
 use switchboard::provider::sse::EventReader;
 use switchboard::wire::openai::chat::ChatRequest;
 
@@ -58,6 +60,45 @@ fn event_stream() {
         assert_eq!(events(&pieces), whole, "cut each {size} bytes");
         let at = usize::from(*cuts) * stream.len() / 256;
         assert_eq!(events(&[&stream[..at], &stream[at..]]), whole, "cut at {at}");
+    });
+}
+
+/// The body in these packets, whether it ended, and what comes after it.
+fn body_in(framing: Framing, packets: &[&[u8]]) -> Result<(Vec<u8>, bool, Vec<u8>), Malformed> {
+    let mut decoder = Decoder::new(framing);
+    let (mut body, mut after) = (Vec::new(), Vec::new());
+    for mut packet in packets.iter().copied() {
+        while let Some(piece) = decoder.next(&mut packet)? {
+            body.extend_from_slice(piece);
+        }
+        assert!(packet.is_empty() || decoder.ended());
+        after.extend_from_slice(packet);
+    }
+    Ok((body, decoder.ended(), after))
+}
+
+/// A provider's answer is the same however the network cuts it, and no byte of it is lost or made up.
+#[test]
+fn answer() {
+    check!().for_each(|input: &[u8]| {
+        let Some((cuts, bytes)) = input.split_first() else { return };
+        let whole = head::parse(bytes);
+        let at = usize::from(*cuts) * bytes.len() / 256;
+        if let Ok(Some((_, length))) = &whole {
+            assert!((1..=bytes.len()).contains(length));
+            assert_eq!(head::parse(&bytes[..*length]), whole, "what comes after a head changes it");
+            assert_eq!(head::parse(&bytes[..at.min(length - 1)]), Ok(None), "a part of it is a whole one");
+        }
+        for framing in [Framing::Chunked, Framing::Length(u64::from(*cuts)), Framing::UntilClose] {
+            let whole = body_in(framing, &[bytes]);
+            let size = usize::from(*cuts) % 7 + 1;
+            let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
+            assert_eq!(body_in(framing, &pieces), whole, "cut each {size} bytes");
+            assert_eq!(body_in(framing, &[&bytes[..at], &bytes[at..]]), whole, "cut at {at}");
+            if let Ok((body, _, after)) = whole {
+                assert!(bytes.ends_with(&after) && body.len() + after.len() <= bytes.len());
+            }
+        }
     });
 }
 

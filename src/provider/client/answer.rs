@@ -1,6 +1,7 @@
 //! An answer on its connection: its head, then its body piece by piece.
 
 use std::future::poll_fn;
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use awc::http::StatusCode;
@@ -82,6 +83,20 @@ fn has_empty_line(bytes: &[u8]) -> bool {
         .any(|at| bytes[at + 1..].starts_with(b"\n") || bytes[at + 1..].starts_with(b"\r\n"))
 }
 
+/// Why there is no more of a body.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The other side has closed the connection.
+    #[error("the connection was closed in the middle of the body")]
+    Cut,
+    /// The connection is of no use any more.
+    #[error("{0}")]
+    Io(io::Error),
+    /// The chunks are none.
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+}
+
 /// An answer whose body is still to be read. Dropping it closes the connection, unless the end of the body was read.
 pub struct Answer {
     /// Its status.
@@ -112,7 +127,7 @@ impl Answer {
     ///
     /// # Errors
     /// When the body breaks.
-    pub async fn more(&mut self, mut take: impl FnMut(&[u8])) -> Result<bool, Malformed> {
+    pub async fn more(&mut self, mut take: impl FnMut(&[u8])) -> Result<bool, Broken> {
         poll_fn(|cx| self.poll_more(cx, &mut take)).await
     }
 
@@ -121,18 +136,13 @@ impl Answer {
         &mut self,
         cx: &mut Context<'_>,
         take: &mut impl FnMut(&[u8]),
-    ) -> Poll<Result<bool, Malformed>> {
+    ) -> Poll<Result<bool, Broken>> {
         let Some(lease) = &mut self.lease else { return Poll::Ready(Ok(false)) };
         let rest = std::mem::take(&mut self.rest);
         let decoder = &mut self.decoder;
         let decoded = if rest.is_empty() {
-            match ready!(lease.connection.poll_read(cx, |bytes| decode(decoder, bytes, take))) {
-                Ok(decoded) => decoded,
-                Err(cause) => {
-                    tracing::debug!(%cause, "a provider's connection broke");
-                    Err(Malformed("the connection broke in the middle of the body"))
-                }
-            }
+            let read = ready!(lease.connection.poll_read(cx, |bytes| decode(decoder, bytes, take)));
+            read.unwrap_or_else(|cause| Err(Broken::Io(cause)))
         } else {
             decode(decoder, &rest, take)
         };
@@ -159,9 +169,9 @@ impl Answer {
 }
 
 /// Hands on the body in these bytes; no bytes are the end of the connection. Tells how many came after the body.
-fn decode(decoder: &mut Decoder, mut bytes: &[u8], take: &mut impl FnMut(&[u8])) -> Result<usize, Malformed> {
-    if bytes.is_empty() {
-        decoder.close()?;
+fn decode(decoder: &mut Decoder, mut bytes: &[u8], take: &mut impl FnMut(&[u8])) -> Result<usize, Broken> {
+    if bytes.is_empty() && !decoder.close() {
+        return Err(Broken::Cut);
     }
     while let Some(piece) = decoder.next(&mut bytes)? {
         take(piece);

@@ -14,6 +14,7 @@ use actix_tls::connect::ConnectInfo;
 use actix_tls::connect::rustls_0_23::reexports::{AsyncTlsStream, ClientConfig};
 use actix_tls::connect::rustls_0_23::{TlsConnector, webpki_roots_cert_store};
 use bytes::Buf;
+use rustls::RootCertStore;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,13 +30,21 @@ thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
-/// Who is trusted, and what is spoken. Needs a crypto provider installed before.
-static TLS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let mut settings =
-        ClientConfig::builder().with_root_certificates(webpki_roots_cert_store()).with_no_client_auth();
+/// How a client speaks TLS.
+pub type Tls = fn() -> Arc<ClientConfig>;
+
+/// The settings of all clients: whom the web trusts is trusted. Needs a crypto provider installed before.
+pub fn tls() -> Arc<ClientConfig> {
+    static SETTINGS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| trusting(webpki_roots_cert_store()));
+    SETTINGS.clone()
+}
+
+/// Settings that trust these.
+pub fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
+    let mut settings = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     settings.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(settings)
-});
+}
 
 /// Both sides of a socket.
 pub enum Connection {
@@ -47,7 +56,7 @@ pub enum Connection {
 
 impl Connection {
     /// Connects within `limit`, and shakes hands within another one.
-    pub async fn open(target: &Target, reach: Reach, limit: Duration) -> Result<Self, Unanswered> {
+    pub async fn open(target: &Target, reach: Reach, limit: Duration, tls: Tls) -> Result<Self, Unanswered> {
         let connecting = outbound::connect(ConnectInfo::new(target.uri().clone()), reach);
         let connection =
             timeout(limit, connecting).await.map_err(|_| Unanswered::unreached("no connection in time"))?;
@@ -59,7 +68,7 @@ impl Connection {
         if !target.secure() {
             return Ok(Self::Plain(connection.into_parts().0));
         }
-        let shaking = TlsConnector::service(TLS.clone()).call(connection);
+        let shaking = TlsConnector::service(tls()).call(connection);
         let secured =
             timeout(limit, shaking).await.map_err(|_| Unanswered::unreached("no handshake in time"))?;
         let secured = secured.map_err(Unanswered::unreached)?;

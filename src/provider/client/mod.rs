@@ -10,6 +10,8 @@ mod connection;
 pub mod head;
 mod pool;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
@@ -22,9 +24,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use crate::outbound::Reach;
-pub use answer::Answer;
+pub use answer::{Answer, Broken};
 use body::Malformed;
-use connection::Connection;
+use connection::{Connection, Tls};
 use head::Head;
 use pool::Pool;
 pub use target::{Request, Target};
@@ -67,6 +69,7 @@ struct Inner {
     reach: Reach,
     /// How long connecting may take, and a handshake.
     patience: Duration,
+    tls: Tls,
     places: Arc<Semaphore>,
     pool: RefCell<Pool<Connection>>,
     /// Whether somebody lets go of what waits for too long.
@@ -76,9 +79,13 @@ struct Inner {
 impl Client {
     /// A client that reaches so far, and waits so long for a connection.
     pub fn new(reach: Reach, patience: Duration) -> Self {
+        Self::speaking(reach, patience, connection::tls)
+    }
+
+    fn speaking(reach: Reach, patience: Duration, tls: Tls) -> Self {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (pool, swept) = (RefCell::default(), Cell::new(false));
-        Self(Rc::new(Inner { reach, patience, places, pool, swept }))
+        Self(Rc::new(Inner { reach, patience, tls, places, pool, swept }))
     }
 
     /// Sends a request; once more when a kept connection turns out to be closed. Dropping the future or the answer closes
@@ -99,7 +106,8 @@ impl Client {
             place = lease.place;
         }
         // What connecting needs is large, and let go of before the answer is waited for.
-        let connection = Box::pin(Connection::open(target, self.0.reach, self.0.patience)).await?;
+        let opening = Connection::open(target, self.0.reach, self.0.patience, self.0.tls);
+        let connection = Box::pin(opening).await?;
         let mut lease = self.lease(connection, Instant::now(), target, place);
         let (head, rest) = answer::ask(&mut lease.connection, request).await?;
         Ok(Answer::new(head, rest, lease))

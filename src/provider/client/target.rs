@@ -127,9 +127,7 @@ mod tests {
 
     #[test]
     fn no_header_can_add_a_line() {
-        for header in
-            [("x", "a\r\ny: b"), ("x", "a\nb"), ("x", "a\0"), ("x", "\u{e9}"), ("x y", "a"), ("x\r\ny", "a")]
-        {
+        for header in [("x", "a\r\ny: b"), ("x", "a\nb"), ("x", "a\0"), ("x y", "a"), ("x\r\ny", "a")] {
             assert_eq!(written("http://a/", &[header]), None, "{header:?}");
         }
     }
