@@ -103,9 +103,11 @@ impl Endpoint {
         if status.is_success() {
             return Ok(Body { answer, reader: EventReader::default(), ended: false });
         }
-        let read = timeout(ERROR_TIMEOUT, read_all(&mut answer, MAX_ERROR)).await;
-        let body = read.ok().and_then(Result::ok).unwrap_or_default();
-        let refusal = Refusal { status, retry_after: retry_after.map(Duration::from_secs), body };
+        let mut said = BytesMut::new();
+        // A part of what it says is better than nothing.
+        let _ = timeout(ERROR_TIMEOUT, read_all(&mut answer, MAX_ERROR, &mut said)).await;
+        let retry_after = retry_after.map(Duration::from_secs);
+        let refusal = Refusal { status, retry_after, body: said.freeze() };
         Err(refusal.failure(&self.secrets, model))
     }
 
@@ -122,8 +124,10 @@ impl Endpoint {
     /// # Errors
     /// When it breaks, is too large or takes too long.
     pub async fn whole(&self, mut body: Body) -> Result<Bytes, UpstreamFailure> {
-        let read = timeout(self.timeouts.total, read_all(&mut body.answer, MAX_ANSWER)).await;
-        read.map_err(|_| UpstreamFailure::new(UpstreamKind::Timeout, "no whole answer in time"))?
+        let mut whole = BytesMut::new();
+        let read = timeout(self.timeouts.total, read_all(&mut body.answer, MAX_ANSWER, &mut whole)).await;
+        read.map_err(|_| UpstreamFailure::new(UpstreamKind::Timeout, "no whole answer in time"))??;
+        Ok(whole.freeze())
     }
 }
 
@@ -185,15 +189,16 @@ fn unanswered(cause: Unanswered) -> UpstreamFailure {
     }
 }
 
-async fn read_all(answer: &mut Answer, limit: usize) -> Result<Bytes, UpstreamFailure> {
+/// Reads a body to its end.
+async fn read_all(answer: &mut Answer, limit: usize, into: &mut BytesMut) -> Result<(), UpstreamFailure> {
     let invalid = |cause: String| UpstreamFailure::new(UpstreamKind::Invalid, cause);
-    let (mut whole, mut goes_on) = (BytesMut::new(), true);
+    let mut goes_on = true;
     while goes_on {
-        let more = answer.more(|piece| whole.extend_from_slice(piece)).await;
+        let more = answer.more(|piece| into.extend_from_slice(piece)).await;
         goes_on = more.map_err(|cause| invalid(cause.to_string()))?;
-        if whole.len() > limit {
+        if into.len() > limit {
             return Err(invalid(format!("an answer of over {limit} bytes")));
         }
     }
-    Ok(whole.freeze())
+    Ok(())
 }

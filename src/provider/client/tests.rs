@@ -66,11 +66,11 @@ async fn whole(mut answer: Answer) -> String {
 #[test]
 fn an_answer_that_is_waited_for_is_small() {
     let size = size_of::<Answer>();
-    assert!(size <= 208, "an answer: {size} bytes");
+    assert!(size <= 192, "an answer: {size} bytes");
     let (client, target) = (client(), Target::parse("http://a/").expect("a target"));
     let request = target.post([].into_iter(), Bytes::new()).expect("a request");
     let size = size_of_val(&client.send(&target, request));
-    assert!(size <= 1_536, "a call: {size} bytes");
+    assert!(size <= 1_024, "a call: {size} bytes");
 }
 
 #[actix_rt::test]
