@@ -34,7 +34,16 @@ pub const BALANCE: &str = "1000000.00";
 pub const PRICE: (u64, u64) = (1, 2);
 
 /// Flags that make a server take whatever comes; the ones of a scenario come after them.
-const AMPLE: [&str; 6] = ["--max-turns", "20000", "--max-connections", "20000", "--default-limits", LIMITS];
+const AMPLE: [&str; 8] = [
+    "--max-turns",
+    "20000",
+    "--max-connections",
+    "20000",
+    "--default-limits",
+    LIMITS,
+    "--max-start-wait",
+    "600000",
+];
 
 /// An account that was made for the benchmark.
 #[derive(Clone, Debug)]

@@ -29,6 +29,12 @@ const IN_FLIGHT: u64 = 6_000;
 /// `--max-turns` of the server that refuses early.
 const FEW_TURNS: &str = "64";
 
+/// `--max-start-wait` as by default, in milliseconds.
+const START_WAIT: &str = "250";
+
+/// The same where only the way is tried: a server without optimisations is slow in a closed loop already.
+const PATIENT_WAIT: &str = "5000";
+
 /// Recovery is looked at in pieces so long, in seconds.
 const PIECE: f64 = 0.25;
 
@@ -40,8 +46,10 @@ const NORMAL_MS: f64 = 5.0;
 
 /// With as many turns as the server takes by itself, and with few.
 pub async fn run(bench: &mut Bench) -> Result<()> {
-    twice(bench, "overload, max_turns as by default", CLIENTS, &["--max-turns", "10000"]).await?;
-    twice(bench, &format!("overload, max_turns {FEW_TURNS}"), FEW_CLIENTS, &["--max-turns", FEW_TURNS]).await
+    let wait = if bench.options.quick { PATIENT_WAIT } else { START_WAIT };
+    let flags = |turns| ["--max-turns", turns, "--max-start-wait", wait];
+    twice(bench, "overload, max_turns as by default", CLIENTS, &flags("10000")).await?;
+    twice(bench, &format!("overload, max_turns {FEW_TURNS}"), FEW_CLIENTS, &flags(FEW_TURNS)).await
 }
 
 async fn twice(bench: &mut Bench, place: &str, clients: u64, flags: &[&str]) -> Result<()> {
