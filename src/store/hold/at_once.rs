@@ -15,7 +15,7 @@ use crate::store::writer::WriteError;
 use crate::store::{key_budget, price, request_key, session_summary};
 
 /// Sets aside and charges in one step, for a call that was answered before its hold was written: leaves what
-/// [`reserve`](super::reserve) and [`settle`] after it would leave, and refuses as `reserve` does.
+/// [`reserve()`](super::reserve()) and [`settle()`](super::settle()) after it would leave, and refuses as `reserve` does.
 ///
 /// # Errors
 /// What `reserve` and `settle` refuse.
