@@ -95,7 +95,7 @@ impl Opening {
         Ok(Self { new, ride, done })
     }
 
-    /// Lets the charge come along. Gives it back if the writer is at the reservation already.
+    /// Lets the charge come along; `false` if the writer is at the reservation already.
     fn take_along(&self, charge: &Arc<Settlement>) -> bool {
         let mut ride = self.ride.lock().unwrap_or_else(PoisonError::into_inner);
         if !ride.left {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::config::openai_kind;
+use crate::config::providers::openai_kind;
 use crate::provider::{ProviderConfig, ProviderKind, Terms, Timeouts};
 
 /// Where Ollama listens unless it was told otherwise.

@@ -1,5 +1,7 @@
 //! Tokens: how many a turn took, and who counted them.
 
+use serde::Deserialize;
+
 /// Tokens of one provider call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -38,4 +40,36 @@ impl UsageSource {
             Self::Recovered => "recovered",
         }
     }
+}
+
+/// How much of an answer is counted.
+pub enum Counted {
+    /// All of it.
+    All(Usage),
+    /// The count of the answer is `null`: it is yet to come.
+    Prompt(Usage),
+}
+
+/// Usage as OpenAI and its likes tell it. `None` if a number is missing, negative or no integer.
+pub fn read_usage(text: &str) -> Option<Counted> {
+    #[derive(Deserialize)]
+    struct Told {
+        prompt_tokens: u64,
+        #[serde(default = "nothing")]
+        completion_tokens: Option<u64>,
+        prompt_tokens_details: Option<Details>,
+        prompt_cache_hit_tokens: Option<u64>,
+    }
+    #[derive(Deserialize)]
+    struct Details {
+        cached_tokens: Option<u64>,
+    }
+    fn nothing() -> Option<u64> {
+        Some(0)
+    }
+    let told: Told = serde_json::from_str(text).ok()?;
+    let cached = told.prompt_tokens_details.and_then(|details| details.cached_tokens);
+    let cached = cached.or(told.prompt_cache_hit_tokens).unwrap_or(0).min(told.prompt_tokens);
+    let usage = Usage { prompt: told.prompt_tokens, cached, output: told.completion_tokens.unwrap_or(0) };
+    Some(if told.completion_tokens.is_some() { Counted::All(usage) } else { Counted::Prompt(usage) })
 }
