@@ -91,6 +91,7 @@ mod session_records;
 mod session_retention;
 mod session_sharing;
 mod sessions;
+mod setup;
 mod slow_clients;
 mod store_faults;
 mod summaries;
