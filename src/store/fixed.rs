@@ -23,8 +23,40 @@ pub enum Value<'a> {
 
 /// A statement's text, as a type of its own: what is prepared is found by it.
 pub trait Statement: 'static {
-    /// Each `?` in it stands for a value.
-    const TEXT: &'static str;
+    /// What stands before, between and after its values. Cut when the program is built: diesel walks through it
+    /// several times for each call.
+    const PIECES: &'static [&'static str];
+}
+
+/// How many pieces a text has whose values stand at each `?`.
+pub const fn pieces_of(text: &str) -> usize {
+    let (mut count, mut rest) = (1, text.as_bytes());
+    while let [first, others @ ..] = rest {
+        if *first == b'?' {
+            count += 1;
+        }
+        rest = others;
+    }
+    count
+}
+
+/// Those pieces.
+pub const fn cut<const N: usize>(text: &'static str) -> [&'static str; N] {
+    let mut pieces = [""; N];
+    let (mut at, mut from, mut to) = (0, 0, 0);
+    while to < text.len() {
+        if text.as_bytes()[to] == b'?' {
+            pieces[at] = between(text, from, to);
+            (at, from) = (at + 1, to + 1);
+        }
+        to += 1;
+    }
+    pieces[at] = between(text, from, to);
+    pieces
+}
+
+const fn between(text: &'static str, from: usize, to: usize) -> &'static str {
+    text.split_at(to).0.split_at(from).1
 }
 
 /// A statement with a value for each `?` in its text.
@@ -39,7 +71,8 @@ macro_rules! fixed {
     ($text:expr, $values:expr) => {{
         struct Own;
         impl $crate::store::fixed::Statement for Own {
-            const TEXT: &'static str = $text;
+            const PIECES: &'static [&'static str] =
+                &$crate::store::fixed::cut::<{ $crate::store::fixed::pieces_of($text) }>($text);
         }
         $crate::store::fixed::Fixed::<Own, _>::new($values)
     }};
@@ -49,7 +82,7 @@ pub(crate) use fixed;
 impl<'a, S: Statement, const N: usize> Fixed<'a, S, N> {
     /// With these values.
     pub fn new(values: [Value<'a>; N]) -> Self {
-        debug_assert_eq!(S::TEXT.matches('?').count(), N, "a value for each placeholder of {}", S::TEXT);
+        const { assert!(S::PIECES.len() == N + 1, "a value for each placeholder") };
         Self { values, text: PhantomData }
     }
 
@@ -61,9 +94,9 @@ impl<'a, S: Statement, const N: usize> Fixed<'a, S, N> {
 
 impl<S: Statement, const N: usize> QueryFragment<Sqlite> for Fixed<'_, S, N> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        let mut pieces = S::TEXT.split('?');
-        out.push_sql(pieces.next().unwrap_or_default());
-        for (value, piece) in self.values.iter().zip(pieces) {
+        let Some((first, others)) = S::PIECES.split_first() else { return Ok(()) };
+        out.push_sql(first);
+        for (value, piece) in self.values.iter().zip(others) {
             match value {
                 Value::Int(number) => out.push_bind_param::<BigInt, _>(number)?,
                 Value::MaybeInt(number) => out.push_bind_param::<Nullable<BigInt>, _>(number)?,

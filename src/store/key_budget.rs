@@ -30,10 +30,9 @@ pub fn left(conn: &mut SqliteConnection, key: &str, cap: Nanos, period: i64) -> 
     Ok(Nanos(cap.0.saturating_sub(spent).saturating_sub(held).max(0)))
 }
 
-/// Counts a hold. Once a key has had a budget, every hold of it counts, so that the budget may come and go in between.
+/// Counts a hold, where the key has a row. Once a key has had a budget, every hold of it counts, so that the budget may come and go in between.
 pub fn hold(conn: &mut SqliteConnection, key: &str, amount: Nanos) -> QueryResult<()> {
     const COUNT: &str = "UPDATE key_budget SET held = held + ? WHERE key_id = ?";
-    // A key that never had a budget has no row.
     fixed!(COUNT, [Int(amount.0), Text(key)]).execute(conn).map(drop)
 }
 

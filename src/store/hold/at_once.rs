@@ -25,7 +25,8 @@ pub fn charge_at_once(
     settlement: &Settlement,
     now: EpochMs,
 ) -> Result<(Granted, Closed), WriteError> {
-    let Fit { granted, pinned, spendable, session: there } = weigh(conn, new)?;
+    let Fit { granted, pinned, before, session: there } = weigh(conn, new)?;
+    let spendable = Nanos(before.available);
     let amount = granted.amount;
     let of_another;
     let at = match &settlement.served {
@@ -42,7 +43,6 @@ pub fn charge_at_once(
     let cost = case.cost(settlement.usage)?;
     let charged = split(cost, amount, Nanos(spendable.0 - amount.0)).charged;
     let begun = i64::from(there.is_none());
-    let before = accounts::standing(conn, (&new.account, &new.key))?;
     let after = accounts::charge(conn, &new.account, before, (amount.0, charged.0), begun)?;
     let after = after.ok_or_else(|| unpayable(amount, spendable))?;
     insert(conn, new, (amount, pinned), &Stage::Settled { served: settlement.served.as_ref(), at: now })?;

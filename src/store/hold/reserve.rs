@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Nullable};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text as SqlText};
 
 use crate::billing::money::Nanos;
 use crate::billing::price::Price;
@@ -102,8 +102,8 @@ pub struct Granted {
 pub(super) struct Fit<'a> {
     pub granted: Granted,
     pub pinned: &'a Price,
-    /// What the account has, this hold not yet taken from it.
-    pub spendable: Nanos,
+    /// How the account stands, this hold not yet taken from it.
+    pub before: accounts::Standing,
     /// The session, if it is there already.
     pub session: Option<Found>,
 }
@@ -111,8 +111,14 @@ pub(super) struct Fit<'a> {
 /// How everything stands that may refuse a hold.
 #[derive(Queryable)]
 struct Standing {
+    money: accounts::Standing,
+    others: Others,
+}
+
+/// What of it is not about money.
+#[derive(Queryable)]
+struct Others {
     active: bool,
-    spendable: i64,
     key_ended: bool,
     agent_there: bool,
     session: Option<i64>,
@@ -122,13 +128,18 @@ struct Standing {
 
 fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing> {
     // A turn may have waited for its place since its key and its agent were looked at.
-    const ASK: &str = "SELECT a.status = 'active', a.available, \
+    const ASK: &str = "SELECT a.available, a.held, a.last_seq, e.hash, \
+         EXISTS (SELECT 1 FROM webhook w WHERE w.account_id = a.account_id), \
+         EXISTS (SELECT 1 FROM key_budget b WHERE b.key_id = ?), a.status = 'active', \
          EXISTS (SELECT 1 FROM api_key k WHERE k.key_id = ? AND (k.revoked_at IS NOT NULL OR k.expires_at <= ?)), \
          s.id IS NOT NULL OR EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.branch_id, s.head \
-         FROM account a LEFT JOIN session s ON s.account_id = a.account_id AND s.agent_id = ? AND s.name = ? \
+         FROM account a LEFT JOIN ledger_entry e ON e.account_id = a.account_id AND e.seq = a.last_seq \
+         LEFT JOIN session s ON s.account_id = a.account_id AND s.agent_id = ? AND s.name = ? \
          WHERE a.account_id = ?";
-    type Row = (Bool, BigInt, Bool, Bool, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>);
+    type Money = (BigInt, BigInt, BigInt, Nullable<SqlText>, Bool, Bool);
+    type Other = (Bool, Bool, Bool, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>);
     let of = [
+        Text(&new.key),
         Text(&new.key),
         Int(new.now),
         Text(&new.agent),
@@ -136,7 +147,7 @@ fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing>
         Text(&new.session),
         Text(&new.account),
     ];
-    fixed!(ASK, of).returning::<Row>().get_result(conn)
+    fixed!(ASK, of).returning::<(Money, Other)>().get_result(conn)
 }
 
 /// The most that a call may cost with answers of that length, whoever serves it, and at whose price.
@@ -158,7 +169,7 @@ pub fn dearest(new: &NewHold, max_output: u64) -> Result<(Nanos, &Price), Error>
 /// All that may refuse a hold, before anything is written for it: a refusal leaves nothing to undo but the upkeep of
 /// its key's budget.
 pub(super) fn weigh<'a>(conn: &mut SqliteConnection, new: &'a NewHold) -> Result<Fit<'a>, WriteError> {
-    let now = standing(conn, new)?;
+    let Standing { money, others: now } = standing(conn, new)?;
     if !now.active {
         return Err(Error::AccountSuspended.into());
     }
@@ -169,7 +180,7 @@ pub(super) fn weigh<'a>(conn: &mut SqliteConnection, new: &'a NewHold) -> Result
         Some((cap, period)) => Some(key_budget::left(conn, &new.key, cap, period)?),
         None => None,
     };
-    let spendable = Nanos(now.spendable);
+    let spendable = Nanos(money.available);
     let payable = budget_left.map_or(spendable, |left| left.min(spendable));
     let affordable = new.candidates.iter().map(|candidate| {
         // Whoever serves it in the end, the answer's length is covered.
@@ -197,7 +208,8 @@ pub(super) fn weigh<'a>(conn: &mut SqliteConnection, new: &'a NewHold) -> Result
     Ok(Fit {
         granted: Granted { amount, max_output, left: Nanos(spendable.0 - amount.0) },
         pinned,
-        spendable,
+        // Whether it has a budget was looked up before it got one here.
+        before: accounts::Standing { budgeted: money.budgeted || new.budget.is_some(), ..money },
         session,
     })
 }
@@ -209,12 +221,14 @@ pub(super) fn unpayable(needed: Nanos, available: Nanos) -> Error {
 
 /// Sets money aside: check and deduction are one statement.
 pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, WriteError> {
-    let Fit { granted, pinned, spendable, session: there } = weigh(conn, new)?;
+    let Fit { granted, pinned, before, session: there } = weigh(conn, new)?;
     let begun = i64::from(there.is_none());
     if !accounts::reserve(conn, &new.account, granted.amount.0, begun)? {
-        return Err(unpayable(granted.amount, spendable).into());
+        return Err(unpayable(granted.amount, Nanos(before.available)).into());
     }
-    key_budget::hold(conn, &new.key, granted.amount)?;
+    if before.budgeted {
+        key_budget::hold(conn, &new.key, granted.amount)?;
+    }
     insert(conn, new, (granted.amount, pinned), &Stage::Open)?;
     if there.is_none() {
         session::begin(conn, (&new.account, &new.agent), (&new.session, new.session_by_server), new.now)?;

@@ -22,6 +22,8 @@ use crate::error::Error;
 /// Pages of the write-ahead log that are not in the database yet and make it worth a checkpoint: 16 MiB. Fewer
 /// would write and sync the same pages of the database again and again; more would make that one pause longer.
 const CHECKPOINT_PAGES: i32 = 4_096;
+/// After how many pieces of work it is looked how many pages those are: a piece writes about seven.
+const LOOK_EVERY: usize = 128;
 /// Pieces of work that may panic within [`PANIC_SPAN`]; one more, and the server is asked to stop.
 const PANICS: usize = 3;
 /// The time over which panics are counted.
@@ -56,6 +58,8 @@ pub struct Thread {
     gone: Option<oneshot::Sender<()>>,
     /// The most that the next batch takes: less than [`BATCH`] after one that did not fit.
     most: usize,
+    /// Pieces of work since the write-ahead log was looked at.
+    unseen: usize,
     /// How often in a row a batch has failed.
     failures: u32,
     settings: Settings,
@@ -73,7 +77,18 @@ impl Thread {
         conn.batch_execute("PRAGMA wal_autocheckpoint = 0;")?;
         let watch = Watch::on(&mut conn);
         let (panics, gone) = (Panics::default(), Some(gone));
-        Ok(Self { conn, shared, watch, database, panics, gone, most: BATCH, failures: 0, settings })
+        Ok(Self {
+            conn,
+            shared,
+            watch,
+            database,
+            panics,
+            gone,
+            most: BATCH,
+            unseen: 0,
+            failures: 0,
+            settings,
+        })
     }
 
     /// Works until stopped and done.
@@ -142,13 +157,17 @@ impl Thread {
     }
 
     fn succeed(&mut self, batch: Vec<Entry>) {
+        self.unseen += batch.len();
         for entry in batch {
             entry.work.answer(Ok(()));
         }
         self.failures = 0;
         self.most = (self.most * 2).min(BATCH);
-        // After the answers: nobody has to wait for it but the next batch.
-        self.checkpoint(CHECKPOINT_PAGES);
+        if self.unseen >= LOOK_EVERY {
+            self.unseen = 0;
+            // After the answers: nobody has to wait for it but the next batch.
+            self.checkpoint(CHECKPOINT_PAGES);
+        }
     }
 
     /// What opens is refused; what closes waits at the front of its queue and is tried again.
