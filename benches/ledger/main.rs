@@ -177,7 +177,8 @@ impl Queue {
         work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,
     ) -> anyhow::Result<Answer<T>> {
         match self {
-            Self::Writer(writer, _) => Ok(writer.submit_for(lane, account, work)?),
+            Self::Writer(writer, _) if lane == Lane::Open => Ok(writer.open_for(account, None, work)?),
+            Self::Writer(writer, _) => Ok(writer.submit(lane, work)?),
             Self::OneByOne(orders, _) => {
                 let (answer, committed) = oneshot::channel();
                 let order: Order = Box::new(move |conn| {

@@ -17,7 +17,7 @@ use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
 use crate::metrics;
 use crate::store::hold::{self, Closed, Granted, NewHold, Served, Settlement};
-use crate::store::writer::{Lane, WriteError, Writer};
+use crate::store::writer::{Lane, Patience, WriteError, Writer};
 
 /// Money set aside for one provider call. Closes itself when dropped: at its marks, if anything was received.
 pub struct Hold {
@@ -63,6 +63,7 @@ pub(super) struct Opened {
 pub(super) struct Opening {
     new: Arc<NewHold>,
     ride: Arc<Mutex<Ride>>,
+    patience: Patience,
     done: oneshot::Receiver<Result<Result<Opened, Error>, Error>>,
 }
 
@@ -74,11 +75,12 @@ struct Ride {
 }
 
 impl Opening {
-    /// Queues the reservation.
+    /// Queues the reservation; nobody waits for a `patient` one until he is told.
     ///
     /// # Errors
     /// When the writer takes nothing.
-    pub fn queue(writer: &Writer, sent: Sent, new: NewHold) -> Result<Self, Error> {
+    pub fn queue(writer: &Writer, sent: Sent, new: NewHold, patient: bool) -> Result<Self, Error> {
+        let patience = Patience::default();
         let ride = Arc::new(Mutex::new(Ride::default()));
         let (own, payer) = (ride.clone(), sent.account.name.clone());
         let new = Arc::new(new);
@@ -91,8 +93,8 @@ impl Opening {
             };
             open(conn, &sent.account, &wanted, charge.as_deref())
         };
-        let done = writer.submit_for(Lane::Open, &payer, work)?;
-        Ok(Self { new, ride, done })
+        let done = writer.open_for(&payer, patient.then(|| patience.clone()), work)?;
+        Ok(Self { new, ride, patience, done })
     }
 
     /// Lets the charge come along; `false` if the writer is at the reservation already.
@@ -109,6 +111,7 @@ impl Opening {
     /// # Errors
     /// That it was refused, or could not be written.
     pub async fn opened(&mut self) -> Result<Opened, Error> {
+        self.patience.end();
         committed(&mut self.done).await?
     }
 }

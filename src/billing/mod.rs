@@ -81,8 +81,7 @@ impl Billing {
     }
 
     /// Sets aside the most that a provider call may cost. Where that is not durable yet, the account is known to have
-    /// it, and [`Hold::durable`] has to be waited for before the client gets anything. That is so only where what is known
-    /// of the key and its account is `current`. The turn counts as `starting` until it is.
+    /// it, and [`Hold::durable`] has to be waited for before the client gets anything.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::BudgetExceeded`], [`Error::AccountSuspended`], or that the
@@ -90,8 +89,7 @@ impl Billing {
     pub async fn reserve(
         &self,
         mut new: NewHold,
-        current: bool,
-        starting: Option<Starting>,
+        Circumstances { current, whole, starting }: Circumstances,
     ) -> Result<Hold, Error> {
         let id = (new.id.clone(), new.prompt_max);
         let account = Account { name: new.account.as_str().into(), balances: self.balances.clone() };
@@ -105,7 +103,9 @@ impl Billing {
             // The writer grants just that, or nothing.
             new.least_output = granted.max_output;
         }
-        let opening = Opening::queue(&self.writer, sent, new)?;
+        // Of a whole answer that comes soon, the charge can come along.
+        let patient = whole && granted.is_some();
+        let opening = Opening::queue(&self.writer, sent, new, patient)?;
         let ends = Ends { account, writer: self.writer.clone(), ledger: self.ledger.clone() };
         let mut hold = Hold::new(id, granted, opening, ends);
         if granted.is_none() {
@@ -113,6 +113,16 @@ impl Billing {
         }
         Ok(hold)
     }
+}
+
+/// What a reservation is asked for under.
+pub struct Circumstances {
+    /// Whether what is known of the key and its account is up to date: else nothing is promised.
+    pub current: bool,
+    /// Whether the client gets nothing before the answer is whole.
+    pub whole: bool,
+    /// The turn, which counts as beginning until the money is safe.
+    pub starting: Option<Starting>,
 }
 
 /// An account, as far as what it can spend is known here.

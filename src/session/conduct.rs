@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::auth::api_key::KeyKind;
 use crate::billing::catalogue::{DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
-use crate::billing::{HOLD_LIFE_MS, Hold};
+use crate::billing::{Circumstances, HOLD_LIFE_MS, Hold};
 use crate::budget::{Budget, Share};
 use crate::clock;
 use crate::conversation::history::{History, Summary};
@@ -237,7 +237,8 @@ async fn open(
     let mut new = new_hold(local, turn, &candidates, prompt_max.unwrap_or(0), wanted, least);
     new.step = i32::from(summed_up);
     let current = local.rooms.keyring.is_current(&turn.caller);
-    let mut hold = match local.rooms.billing.reserve(new, current, Some(starting)).await {
+    let under = Circumstances { current, whole: !turn.stream, starting: Some(starting) };
+    let mut hold = match local.rooms.billing.reserve(new, under).await {
         Ok(hold) => hold,
         Err(error) => {
             debit.used(0);

@@ -34,6 +34,8 @@ use crate::store::session::StoredTurn;
 
 /// How often a long call writes down how far it has come.
 const CHECKPOINT: Duration = Duration::from_secs(2);
+/// Checkpoints fall on multiples of this, so that those of many streams are one commit.
+const TOGETHER_MS: EpochMs = 100;
 /// How long the final frames wait for the commit.
 pub const COMMIT_WAIT: Duration = Duration::from_secs(5);
 /// How long a call is read on whose client has left.
@@ -342,7 +344,7 @@ impl Reading<'_> {
         stop: &mut oneshot::Receiver<Stop>,
     ) -> End {
         let log = events.log().clone();
-        let mut checkpoint = tokio::time::Instant::now() + CHECKPOINT;
+        let mut checkpoint = next_checkpoint(tokio::time::Instant::now());
         // One timer for all that may be due. It is not moved at each chunk: when it rings, it is asked what for.
         let mut timer = pin!(sleep_until(checkpoint.min(self.limit())));
         let mut noted = false;
@@ -359,7 +361,7 @@ impl Reading<'_> {
                         self.hold.checkpoint((received && !noted).then(|| self.prompt.said()));
                         noted |= received;
                         log.sweep();
-                        checkpoint = now + CHECKPOINT;
+                        checkpoint = next_checkpoint(now);
                     }
                     if now >= self.limit() {
                         return End::Failed(UpstreamFailure::new(UpstreamKind::Timeout, "a stalled stream"));
@@ -442,6 +444,12 @@ impl Reading<'_> {
             self.hold.mark(Usage { prompt: self.prompt.floor_tokens(), cached: 0, output });
         }
     }
+}
+
+/// When a stream's marks are written down next.
+fn next_checkpoint(now: tokio::time::Instant) -> tokio::time::Instant {
+    let ahead = TOGETHER_MS - clock::now_ms().rem_euclid(TOGETHER_MS);
+    now + CHECKPOINT + Duration::from_millis(ahead.unsigned_abs())
 }
 
 /// What the client is told of an end that was none.

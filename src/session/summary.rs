@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::billing::Circumstances;
 use crate::conversation::agent::Context;
 use crate::conversation::history::{History, Summary};
 use crate::conversation::summary;
@@ -64,7 +65,8 @@ async fn make(
     let debit = permit.debit(prompt.likely_tokens() + most)?;
     let new = new_hold(local, &call, candidates, prompt_max.unwrap_or(0), most, most);
     let current = local.rooms.keyring.is_current(&turn.caller);
-    let mut hold = match local.rooms.billing.reserve(new, current, None).await {
+    let under = Circumstances { current, whole: true, starting: None };
+    let mut hold = match local.rooms.billing.reserve(new, under).await {
         Ok(hold) => hold,
         Err(error) => {
             debit.used(0);

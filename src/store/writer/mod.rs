@@ -38,7 +38,7 @@ use queue::Shared;
 use thread::Thread;
 use work::{Entry, Job};
 
-pub use work::WriteError;
+pub use work::{Patience, WriteError};
 
 pub(super) use ballast::make_room_for_start;
 
@@ -163,19 +163,19 @@ impl Writer {
     /// Queues `work` that is done for nobody in particular; the answer comes after the commit.
     ///
     /// # Errors
-    /// As [`Writer::submit_for`].
+    /// As [`Writer::open_for`].
     pub fn submit<T: Send + 'static>(
         &self,
         lane: Lane,
         work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, Error>>, Error> {
-        self.submit_for(lane, queue::NOBODY, work)
+        self.queue(lane, queue::NOBODY, None, work)
     }
 
-    /// Queues `work` that is done for `account`; the answer comes after the commit.
+    /// Queues new `work` that is done for `account`; the answer comes after the commit.
     ///
     /// New work is taken in turn from all accounts that have some waiting: however much one of them queues,
-    /// another waits behind one piece of it at a time.
+    /// another waits behind one piece of it at a time. Where nobody waits for it yet, `patience` says so.
     ///
     /// `work` may run more than once, and must hand up each error of the database: after some of them the
     /// transaction is gone, and what it did next would stand alone.
@@ -183,15 +183,25 @@ impl Writer {
     /// # Errors
     /// [`Error::Overloaded`] when the queue is full, [`Error::Draining`] after [`Writer::stop`],
     /// [`Error::StoreUnavailable`] when the thread is gone.
-    pub fn submit_for<T: Send + 'static>(
+    pub fn open_for<T: Send + 'static>(
+        &self,
+        account: &str,
+        patience: Option<Patience>,
+        work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, Error>>, Error> {
+        self.queue(Lane::Open, account, patience, work)
+    }
+
+    fn queue<T: Send + 'static>(
         &self,
         lane: Lane,
         account: &str,
+        patience: Option<Patience>,
         work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, Error>>, Error> {
         let (answer, committed) = oneshot::channel();
         let work = Box::new(Job::new(work, answer));
-        let queued = self.0.push(account, Entry { lane, work });
+        let queued = self.0.push(account, Entry { lane, patience, work });
         if lane == Lane::Open && matches!(queued, Err(Error::Overloaded)) {
             self.0.counters.refused_opens.fetch_add(1, Relaxed);
         }
@@ -201,7 +211,7 @@ impl Writer {
     /// Queues `work` and waits for its commit.
     ///
     /// # Errors
-    /// As [`Writer::submit_for`], and what the work itself answers.
+    /// As [`Writer::open_for`], and what the work itself answers.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,

@@ -63,8 +63,36 @@ impl<T> Turns<T> {
 struct Queue {
     closes: VecDeque<Entry>,
     opens: Turns<Entry>,
+    /// New work, with its account, that has been passed over by no batch yet and [may be](Entry::patience).
+    patient: Vec<(Arc<str>, Entry)>,
     stopping: Option<Instant>,
     ended: bool,
+}
+
+impl Queue {
+    /// New work that waits.
+    fn opening(&self) -> usize {
+        self.opens.len() + self.patient.len()
+    }
+
+    /// Takes up to `most` pieces, what closes first. Patient work is left for the next batch if there is anything else.
+    fn take(&mut self, most: usize) -> Vec<Entry> {
+        let patient = std::mem::take(&mut self.patient);
+        let (mut later, due): (Vec<_>, Vec<_>) = patient.into_iter().partition(|(_, open)| open.is_patient());
+        due.into_iter().for_each(|(account, open)| self.opens.push(&account, open));
+        if self.closes.is_empty() && self.opens.len() == 0 {
+            later.drain(..).for_each(|(account, open)| self.opens.push(&account, open));
+        }
+        let closes = self.closes.len().min(most);
+        let mut batch: Vec<_> = self.closes.drain(..closes).collect();
+        while batch.len() < most
+            && let Some(open) = self.opens.pop()
+        {
+            batch.push(open);
+        }
+        later.into_iter().for_each(|(account, open)| self.opens.push(&account, open));
+        batch
+    }
 }
 
 /// What the handles and the thread share.
@@ -87,13 +115,14 @@ impl Shared {
         let waiting = match entry.lane {
             Lane::Close => 0,
             Lane::Mark => queue.closes.len(),
-            Lane::Open => queue.opens.len(),
+            Lane::Open => queue.opening(),
         };
         match entry.lane {
             _ if queue.ended => return Err(Error::StoreUnavailable(GONE.to_owned())),
             _ if queue.stopping.is_some() => return Err(Error::Draining),
             _ if waiting >= QUEUE => return Err(Error::Overloaded),
             Lane::Close | Lane::Mark => queue.closes.push_back(entry),
+            Lane::Open if entry.is_patient() => queue.patient.push((account.into(), entry)),
             Lane::Open => queue.opens.push(account, entry),
         }
         drop(queue);
@@ -104,20 +133,17 @@ impl Shared {
     /// Waits for work and takes up to `most` pieces, what closes first; `None` when stopped and empty.
     pub fn next_batch(&self, most: usize) -> Option<Vec<Entry>> {
         let mut queue = self.lock();
-        while queue.closes.is_empty() && queue.opens.len() == 0 {
+        while queue.closes.is_empty() && queue.opening() == 0 {
             if queue.stopping.is_some() {
                 return None;
             }
             queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        let closes = queue.closes.len().min(most);
-        let mut batch: Vec<_> = queue.closes.drain(..closes).collect();
-        while batch.len() < most
-            && let Some(open) = queue.opens.pop()
-        {
-            batch.push(open);
-        }
-        Some(batch)
+        drop(queue);
+        // Whoever is about to bring more work gets the processor first, if he waits for it: the batch is larger then,
+        // and what a commit costs is shared by more.
+        std::thread::yield_now();
+        Some(self.lock().take(most))
     }
 
     /// Puts closes back to where they were taken from.
@@ -130,8 +156,9 @@ impl Shared {
 
     /// Takes all new work that waits.
     pub fn take_opens(&self) -> Vec<Entry> {
-        let mut opens = std::mem::take(&mut self.lock().opens);
-        std::iter::from_fn(|| opens.pop()).collect()
+        let mut queue = self.lock();
+        let patient = std::mem::take(&mut queue.patient).into_iter().map(|(_, open)| open);
+        std::iter::from_fn(|| queue.opens.pop()).chain(patient).collect()
     }
 
     /// Takes everything that waits.
@@ -153,7 +180,7 @@ impl Shared {
     /// The closes and the opens that wait.
     pub fn waiting(&self) -> (usize, usize) {
         let queue = self.lock();
-        (queue.closes.len(), queue.opens.len())
+        (queue.closes.len(), queue.opening())
     }
 
     /// The thread ends: what still waits is dropped, which those who wait for it notice.

@@ -1,5 +1,8 @@
 //! A piece of work: what runs in a batch, and whom it answers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use tokio::sync::oneshot;
@@ -57,13 +60,32 @@ pub(super) trait Work: Send {
     fn answer(self: Box<Self>, committed: Result<(), Error>);
 }
 
+/// New work that nobody waits for yet: one batch may pass it over, since what comes meanwhile may save a second piece
+/// of work. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Patience(Arc<AtomicBool>);
+
+impl Patience {
+    /// From now on somebody waits. That alone makes no batch: if there is none under way, the work is in the next.
+    pub fn end(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// A piece of work and where it belongs.
 pub(super) struct Entry {
     pub lane: Lane,
+    /// `None`: somebody waits from the start.
+    pub patience: Option<Patience>,
     pub work: Box<dyn Work>,
 }
 
 impl Entry {
+    /// Whether nobody waits for it yet.
+    pub fn is_patient(&self) -> bool {
+        self.patience.as_ref().is_some_and(|patience| !patience.0.load(Relaxed))
+    }
+
     /// Answers that the database could not do it.
     pub fn fail(self, cause: &str) {
         self.work.answer(Err(Error::StoreUnavailable(cause.to_owned())));

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::store::writer::{BATCH, QUEUE};
+use crate::store::writer::{BATCH, Patience, QUEUE};
 
 #[test]
 fn nobody_is_answered_before_the_commit() {
@@ -142,17 +142,53 @@ struct Order(Arc<Mutex<Vec<String>>>);
 
 impl Order {
     fn submit(&self, rig: &Rig, lane: Lane, account: &str, name: &str) -> Answer<()> {
+        let work = self.note(name);
+        let queued = match lane {
+            Lane::Open => rig.writer.open_for(account, None, work),
+            lane => rig.writer.submit(lane, work),
+        };
+        queued.expect("a place in the queue")
+    }
+
+    fn submit_patient(&self, rig: &Rig, name: &str) -> (Answer<()>, Patience) {
+        let patience = Patience::default();
+        let queued = rig.writer.open_for("somebody", Some(patience.clone()), self.note(name));
+        (queued.expect("a place in the queue"), patience)
+    }
+
+    fn note(&self, name: &str) -> impl FnMut(&mut SqliteConnection) -> Result<(), WriteError> + Send + use<> {
         let (order, name) = (self.clone(), name.to_owned());
-        let work = move |_: &mut SqliteConnection| {
+        move |_| {
             order.0.lock().expect("an order").push(name.clone());
             Ok(())
-        };
-        rig.writer.submit_for(lane, account, work).expect("a place in the queue")
+        }
     }
 
     fn so_far(&self) -> Vec<String> {
         self.0.lock().expect("an order").clone()
     }
+}
+
+#[test]
+fn work_that_nobody_waits_for_is_passed_over_once_and_only_for_other_work() {
+    let rig = Rig::start();
+    let order = Order::default();
+    let (alone, _) = order.submit_patient(&rig, "alone");
+    answer(alone).expect("a batch of its own");
+    let gate = rig.close_gate();
+    let (patient, _) = order.submit_patient(&rig, "patient");
+    let (hurried, patience) = order.submit_patient(&rig, "hurried");
+    patience.end();
+    let other = order.submit(&rig, Lane::Open, "nobody", "other");
+    assert_eq!(rig.counts().opens_waiting, 3);
+    let before = rig.counts();
+    drop(gate);
+    for each in [hurried, other, patient] {
+        answer(each).expect("an answer");
+    }
+    assert_eq!(order.so_far(), ["alone", "other", "hurried", "patient"]);
+    let batches = rig.counts().batches - before.batches;
+    assert_eq!(batches, 3, "that of the gate, that of the two and that of the patient one");
 }
 
 #[test]
