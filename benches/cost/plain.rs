@@ -25,7 +25,7 @@ use switchboard::rate_limit::limits::ResolvedLimits;
 use switchboard::rate_limit::table::{Class, Table};
 use switchboard::session::prompt::Prompt;
 use switchboard::store::account::{self, AccountRow};
-use switchboard::store::hold::{self, Candidate, NewHold, Settlement};
+use switchboard::store::hold::{self, Candidate, Closed, NewHold, Settlement};
 use switchboard::store::ledger_entry::{self, NewEntry};
 use switchboard::store::session::StoredTurn;
 use switchboard::store::writer::WriteError;
@@ -46,7 +46,14 @@ const NOW: i64 = 1_700_000_000_000;
 
 /// What is counted; the database lies in `directory`.
 pub fn scenarios(directory: &Path) -> anyhow::Result<Vec<Scenario>> {
-    Ok(vec![chat_request()?, limits(), prompt()?, provider_request()?, money(directory)?])
+    Ok(vec![
+        chat_request()?,
+        limits(),
+        prompt()?,
+        provider_request()?,
+        money(directory)?,
+        money_at_once(directory)?,
+    ])
 }
 
 fn scenario(name: &'static str, mut work: impl FnMut() -> anyhow::Result<()> + 'static) -> Scenario {
@@ -188,18 +195,33 @@ fn provider_request() -> anyhow::Result<Scenario> {
 
 /// A hold and its charge, with the turn that is stored, each in a transaction of its own.
 fn money(directory: &Path) -> anyhow::Result<Scenario> {
-    let file = connection::database_file(directory);
+    in_a_database("reserve_settle", directory, |conn, new, settlement| {
+        conn.immediate_transaction(|conn| hold::reserve(conn, new))?;
+        conn.immediate_transaction(|conn| hold::settle(conn, &new.id, settlement, None, new.now))
+    })
+}
+
+/// The same in one step.
+fn money_at_once(directory: &Path) -> anyhow::Result<Scenario> {
+    in_a_database("charge_at_once", directory, |conn, new, settlement| {
+        Ok(conn.immediate_transaction(|conn| hold::charge_at_once(conn, new, settlement, new.now))?.1)
+    })
+}
+
+fn in_a_database(
+    name: &'static str,
+    directory: &Path,
+    pay: impl Fn(&mut SqliteConnection, &NewHold, &Settlement) -> Result<Closed, WriteError> + 'static,
+) -> anyhow::Result<Scenario> {
+    let file = directory.join(name);
     let mut conn = connection::open_writer(&file)?;
     let price = prepare(&mut conn).map_err(|cause| anyhow!("filling the database: {cause:?}"))?;
     let mut number = 0;
     let work = move || {
         number += 1;
-        let (new, settlement) = (new_hold(number, &price), settlement());
-        let failed = |cause: WriteError| anyhow!("{cause:?}");
-        conn.immediate_transaction(|conn| hold::reserve(conn, &new)).map_err(failed)?;
-        let settled =
-            conn.immediate_transaction(|conn| hold::settle(conn, &new.id, &settlement, None, NOW + number));
-        ensure!(settled.map_err(failed)?.written_off == Nanos::ZERO, "the account has enough");
+        let closed = pay(&mut conn, &new_hold(number, &price), &settlement());
+        let closed = closed.map_err(|cause| anyhow!("{cause:?}"))?;
+        ensure!(closed.written_off == Nanos::ZERO, "the account has enough");
         Ok(())
     };
     let check = move || {
@@ -207,7 +229,7 @@ fn money(directory: &Path) -> anyhow::Result<Scenario> {
         ensure!(report.ok, "the books are wrong: {:?}", report.checks);
         Ok(())
     };
-    Ok(Scenario { check: Some(Box::new(check)), ..scenario("reserve_settle", work) })
+    Ok(Scenario { check: Some(Box::new(check)), ..scenario(name, work) })
 }
 
 fn prepare(conn: &mut SqliteConnection) -> Result<Arc<Price>, WriteError> {
