@@ -41,6 +41,8 @@ pub struct Billing {
     ledger: Addr<Ledger>,
     writer: Writer,
     balances: Arc<Mutex<Balances>>,
+    /// Held by whoever decides and queues what he decided.
+    order: Arc<Mutex<()>>,
     prices: PriceBook,
     epoch: i64,
 }
@@ -60,7 +62,7 @@ impl Billing {
             ctx.set_mailbox_capacity(actor::MAILBOX);
             ledger
         });
-        Self { ledger, writer, balances: Arc::default(), prices, epoch }
+        Self { ledger, writer, balances: Arc::default(), order: Arc::default(), prices, epoch }
     }
 
     /// The price list.
@@ -94,18 +96,25 @@ impl Billing {
         let id = (new.id.clone(), new.prompt_max);
         let account = Account { name: new.account.as_str().into(), balances: self.balances.clone() };
         let (amount, _) = dearest(&new, new.wanted_output)?;
-        let (sent, enough) = account.send(amount, starting);
-        // What needs more than the account's money is the writer's to decide.
-        let plain = current && new.budget.is_none() && new.idempotency.is_none();
-        let granted =
-            (enough && plain).then_some(Granted { amount, max_output: new.wanted_output, left: Nanos::ZERO });
-        if let Some(granted) = &granted {
-            // The writer grants just that, or nothing.
-            new.least_output = granted.max_output;
-        }
-        // Of a whole answer that comes soon, the charge can come along.
-        let patient = whole && granted.is_some();
-        let opening = Opening::queue(&self.writer, sent, new, patient)?;
+        let (granted, opening) = {
+            // Whoever was promised money has to come to the writer before those who were not.
+            let _in_order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+            let (sent, enough) = account.send(amount, starting);
+            // What needs more than the account's money is the writer's to decide.
+            let plain = current && new.budget.is_none() && new.idempotency.is_none();
+            let granted = (enough && plain).then_some(Granted {
+                amount,
+                max_output: new.wanted_output,
+                left: Nanos::ZERO,
+            });
+            if let Some(granted) = &granted {
+                // The writer grants just that, or nothing.
+                new.least_output = granted.max_output;
+            }
+            // Of a whole answer that comes soon, the charge can come along.
+            let patient = whole && granted.is_some();
+            (granted, Opening::queue(&self.writer, sent, new, patient)?)
+        };
         let ends = Ends { account, writer: self.writer.clone(), ledger: self.ledger.clone() };
         let mut hold = Hold::new(id, granted, opening, ends);
         if granted.is_none() {

@@ -63,8 +63,8 @@ impl<T> Turns<T> {
 struct Queue {
     closes: VecDeque<Entry>,
     opens: Turns<Entry>,
-    /// New work, with its account, that has been passed over by no batch yet and [may be](Entry::patience).
-    patient: Vec<(Arc<str>, Entry)>,
+    /// New work, by account, that has been passed over by no batch yet and [may be](Entry::patience).
+    patient: HashMap<Arc<str>, Vec<Entry>>,
     stopping: Option<Instant>,
     ended: bool,
 }
@@ -72,14 +72,33 @@ struct Queue {
 impl Queue {
     /// New work that waits.
     fn opening(&self) -> usize {
-        self.opens.len() + self.patient.len()
+        self.opens.len() + self.patient.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// Adds new work. What is patient waits beside the others, as long as nothing else of its account comes: that must
+    /// not go before it, since it could take the money that the patient work was promised.
+    fn open(&mut self, account: &str, open: Entry) {
+        if !open.is_patient() {
+            let before = self.patient.remove(account).unwrap_or_default();
+            before.into_iter().chain([open]).for_each(|open| self.opens.push(account, open));
+        } else if let Some(own) = self.patient.get_mut(account) {
+            own.push(open);
+        } else {
+            self.patient.insert(account.into(), vec![open]);
+        }
     }
 
     /// Takes up to `most` pieces, what closes first. Patient work is left for the next batch if there is anything else.
     fn take(&mut self, most: usize) -> Vec<Entry> {
-        let patient = std::mem::take(&mut self.patient);
-        let (mut later, due): (Vec<_>, Vec<_>) = patient.into_iter().partition(|(_, open)| open.is_patient());
-        due.into_iter().for_each(|(account, open)| self.opens.push(&account, open));
+        let mut later = Vec::new();
+        for (account, opens) in std::mem::take(&mut self.patient) {
+            for open in opens {
+                match open.is_patient() {
+                    true => later.push((account.clone(), open)),
+                    false => self.opens.push(&account, open),
+                }
+            }
+        }
         if self.closes.is_empty() && self.opens.len() == 0 {
             later.drain(..).for_each(|(account, open)| self.opens.push(&account, open));
         }
@@ -122,8 +141,7 @@ impl Shared {
             _ if queue.stopping.is_some() => return Err(Error::Draining),
             _ if waiting >= QUEUE => return Err(Error::Overloaded),
             Lane::Close | Lane::Mark => queue.closes.push_back(entry),
-            Lane::Open if entry.is_patient() => queue.patient.push((account.into(), entry)),
-            Lane::Open => queue.opens.push(account, entry),
+            Lane::Open => queue.open(account, entry),
         }
         drop(queue);
         self.filled.notify_one();
@@ -157,7 +175,7 @@ impl Shared {
     /// Takes all new work that waits.
     pub fn take_opens(&self) -> Vec<Entry> {
         let mut queue = self.lock();
-        let patient = std::mem::take(&mut queue.patient).into_iter().map(|(_, open)| open);
+        let patient = std::mem::take(&mut queue.patient).into_values().flatten();
         std::iter::from_fn(|| queue.opens.pop()).chain(patient).collect()
     }
 

@@ -193,6 +193,20 @@ fn work_that_nobody_waits_for_is_passed_over_once_and_only_for_other_work() {
 }
 
 #[test]
+fn no_other_work_of_its_account_goes_before_work_that_is_passed_over() {
+    let rig = Rig::start();
+    let (order, gate) = (Order::default(), rig.close_gate());
+    let (promised, _) = order.submit_patient(&rig, "promised");
+    let other = order.submit(&rig, Lane::Open, "somebody", "other");
+    let (patient, _) = order.submit_patient(&rig, "patient");
+    drop(gate);
+    for each in [promised, other, patient] {
+        answer(each).expect("an answer");
+    }
+    assert_eq!(order.so_far(), ["promised", "other", "patient"]);
+}
+
+#[test]
 fn a_greedy_account_delays_others_by_no_more_than_a_batch() {
     let rig = Rig::start();
     let (order, gate) = (Order::default(), rig.close_gate());
