@@ -4,6 +4,7 @@
 //! (`cargo bench --bench cost [-- NAME]`) it tells times instead.
 
 mod plain;
+mod whole;
 mod wire;
 
 use std::hint::black_box;
@@ -30,7 +31,8 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _entered = runtime.enter();
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let scenarios = plain::scenarios(directory.path())?.into_iter().chain(wire::scenarios()?);
+    let plain = plain::scenarios(directory.path())?;
+    let scenarios = plain.into_iter().chain(whole::scenarios()?).chain(wire::scenarios()?);
     for mut scenario in scenarios {
         if !scenario.name.starts_with(&wanted) {
             continue;

@@ -40,7 +40,7 @@ const ROUNDS: usize = 200;
 const TURNS: usize = 20;
 const ACCOUNT: &str = "acct_bench";
 const AGENT: &str = "ag_bench";
-const MODEL: &str = "bench/model";
+pub const MODEL: &str = "bench/model";
 /// When everything happens, in milliseconds.
 const NOW: i64 = 1_700_000_000_000;
 
@@ -56,7 +56,7 @@ pub fn scenarios(directory: &Path) -> anyhow::Result<Vec<Scenario>> {
     ])
 }
 
-fn scenario(name: &'static str, mut work: impl FnMut() -> anyhow::Result<()> + 'static) -> Scenario {
+pub fn scenario(name: &'static str, mut work: impl FnMut() -> anyhow::Result<()> + 'static) -> Scenario {
     let rounds = move || (0..ROUNDS).try_for_each(|_| work());
     Scenario { name, units: ROUNDS, work: Box::new(rounds), check: None }
 }
@@ -66,7 +66,7 @@ fn definition() -> Definition {
     Definition { name: "bench".to_owned(), instructions, temperature: Some(0.3), ..Definition::default() }
 }
 
-fn agent() -> Agent {
+pub fn agent() -> Agent {
     Agent {
         id: AGENT.into(),
         account: ACCOUNT.into(),
@@ -100,7 +100,7 @@ fn caller() -> Caller {
 }
 
 /// A conversation of so many turns, with one more question.
-fn conversation(turns: usize) -> Vec<serde_json::Value> {
+pub fn conversation(turns: usize) -> Vec<serde_json::Value> {
     let question =
         |at: usize| json!({"role": "user", "content": format!("{at}: {}", "What is it? ".repeat(12))});
     let answer =
@@ -138,7 +138,7 @@ fn limits() -> Scenario {
     })
 }
 
-fn turn() -> anyhow::Result<Turn> {
+pub fn turn() -> anyhow::Result<Turn> {
     Ok(Turn {
         caller: Arc::new(caller()),
         agent: Arc::new(agent()),

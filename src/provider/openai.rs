@@ -94,7 +94,7 @@ fn reported(secrets: &Secrets, error: &Raw, model: &str) -> UpstreamFailure {
 }
 
 /// `{"error": …}` with status 200 in the place of an answer.
-fn in_place_of_answer(body: &Bytes) -> Option<Raw> {
+pub fn in_place_of_answer(body: &Bytes) -> Option<Raw> {
     let fields = Fields::parse(body).ok()?;
     let error = fields.given("error")?;
     fields.given("choices").is_none().then(|| error.clone())
