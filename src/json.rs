@@ -3,6 +3,10 @@
 //! What passes through is not parsed further than needed: an object is an ordered list of names and raw
 //! values, so unknown fields reach the other side untouched.
 
+#[cfg(test)]
+pub mod random;
+mod scan;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -11,6 +15,8 @@ use bytes::Bytes;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+
+pub use scan::{Scan, once};
 
 /// The most fields that an object of a request may have at its top level.
 pub const MAX_FIELDS: usize = 512;
@@ -156,6 +162,9 @@ impl Fields {
     /// # Errors
     /// When `text` is not a JSON object, or has more than [`MAX_FIELDS`] fields.
     pub fn parse(text: &Bytes) -> serde_json::Result<Self> {
+        if let Some(fields) = Self::scanned(text) {
+            return Ok(fields);
+        }
         let Object(list) = serde_json::from_slice(text)?;
         if list.len() > MAX_FIELDS {
             return Err(serde::de::Error::custom(format!("an object with more than {MAX_FIELDS} fields")));
@@ -165,6 +174,20 @@ impl Fields {
             fields.set(&name, Raw(text.slice_ref(value.get().as_bytes())));
         }
         Ok(fields)
+    }
+
+    /// The same, if the object is written as most are.
+    fn scanned(text: &Bytes) -> Option<Self> {
+        let mut fields = Self(Vec::with_capacity(16));
+        let mut count = 0;
+        Scan::of(text, |scan| {
+            scan.object(|scan, name| {
+                count += 1;
+                fields.set(name, Raw(text.slice_ref(scan.value()?.as_bytes())));
+                (count <= MAX_FIELDS).then_some(())
+            })
+        })?;
+        Some(fields)
     }
 
     /// The value of `name`, if it is there.
@@ -257,6 +280,12 @@ impl<W: io::Write> ObjectWriter<W> {
         self.name(name).text(value);
     }
 
+    /// Adds a field whose value is a string.
+    pub fn string(&mut self, name: &str, value: &str) {
+        self.name(name);
+        write_string(&mut self.out, value);
+    }
+
     /// Adds a field whose value is written as JSON.
     pub fn value<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
         self.name(name).write(value);
@@ -267,7 +296,7 @@ impl<W: io::Write> ObjectWriter<W> {
         if !std::mem::take(&mut self.empty) {
             self.text(b",");
         }
-        self.write(name);
+        write_string(&mut self.out, name);
         self.text(b":");
         self
     }
@@ -292,6 +321,30 @@ impl<W: io::Write> ObjectWriter<W> {
     }
 }
 
+/// Writes a string as serde does, which takes longer to see that there is nothing to be escaped.
+pub fn write_string(out: &mut impl io::Write, text: &str) {
+    let mut put = |text: &[u8]| out.write_all(text).expect("memory takes everything");
+    let mut rest = text.as_bytes();
+    put(b"\"");
+    loop {
+        let (letters, others) = rest.split_at(scan::letters(rest));
+        put(letters);
+        let Some((other, after)) = others.split_first() else { break };
+        match other {
+            b'"' => put(b"\\\""),
+            b'\\' => put(b"\\\\"),
+            b'\n' => put(b"\\n"),
+            b'\r' => put(b"\\r"),
+            b'\t' => put(b"\\t"),
+            0x08 => put(b"\\b"),
+            0x0c => put(b"\\f"),
+            control => put(format!("\\u{control:04x}").as_bytes()),
+        }
+        rest = after;
+    }
+    put(b"\"");
+}
+
 /// What is wrong with a text that is no such JSON, without the text itself, which serde's own words quote.
 pub fn where_it_went_wrong(cause: &serde_json::Error) -> String {
     use serde_json::error::Category;
@@ -302,6 +355,29 @@ pub fn where_it_went_wrong(cause: &serde_json::Error) -> String {
         Category::Eof => "it ends too early",
     };
     format!("{what} (line {}, column {})", cause.line(), cause.column())
+}
+
+/// For tests that compare what comes of a text when all of it is read with care, and nothing of it only looked at.
+#[cfg(test)]
+pub mod carefully {
+    use std::cell::Cell;
+
+    thread_local! {
+        static ON: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether it is now.
+    pub fn is_on() -> bool {
+        ON.get()
+    }
+
+    /// What `work` comes to with care.
+    pub fn run<T>(work: impl FnOnce() -> T) -> T {
+        ON.set(true);
+        let done = work();
+        ON.set(false);
+        done
+    }
 }
 
 #[cfg(test)]
@@ -317,6 +393,39 @@ mod tests {
         assert_eq!(&fields.to_raw().bytes()[..], br#"{"b":"last","a\n":{"x": [1, 2]},"c":true}"#);
         fields.remove("b");
         assert_eq!(&fields.to_raw().bytes()[..], br#"{"a\n":{"x": [1, 2]},"c":true}"#);
+    }
+
+    #[test]
+    fn a_string_is_written_as_serde_writes_it() {
+        let controls: String = (0..=0x1f).chain(0x7e..=0xa1).filter_map(char::from_u32).collect();
+        for text in ["", "a", "a \"word\" and \\ and / and größer\n", "日本\u{2028}\u{1f600}", &controls]
+        {
+            let mut written = Vec::new();
+            write_string(&mut written, text);
+            assert_eq!(written, serde_json::to_vec(text).expect("JSON"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_is_the_same_however_it_is_read() {
+        let mut scanned = 0;
+        for seed in 0..20_000 {
+            let mut random = random::Random(seed);
+            let how = random::Oddness::any(&mut random);
+            let text = random.value(3, how);
+            let text = if random.chance(10) { random.damaged(&text) } else { text.into_bytes() };
+            let text = Bytes::from(text);
+            let shown = |fields: serde_json::Result<Fields>| {
+                fields.map(|fields| format!("{fields:?}")).map_err(|cause| cause.to_string())
+            };
+            let careful = carefully::run(|| shown(Fields::parse(&text)));
+            assert_eq!(shown(Fields::parse(&text)), careful, "{}", text.escape_ascii());
+            scanned += u32::from(Fields::scanned(&text).is_some());
+        }
+        assert!(scanned > 2_000, "{scanned}");
+        let many = |count: usize| Bytes::from(format!("{{{}}}", vec!["\"a\":1"; count].join(",")));
+        assert!(Fields::parse(&many(MAX_FIELDS)).is_ok());
+        assert!(Fields::parse(&many(MAX_FIELDS + 1)).is_err());
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl<T> Known<T> {
             return;
         }
         #[cfg(test)]
-        if carefully::is_on() {
+        if crate::json::carefully::is_on() {
             return;
         }
         self.tries += 1;
@@ -151,29 +151,6 @@ impl<T> Known<T> {
         {
             self.last = Some((shape, means));
         }
-    }
-}
-
-/// For tests that compare what comes of chunks when nothing is learnt from them.
-#[cfg(test)]
-pub mod carefully {
-    use std::cell::Cell;
-
-    thread_local! {
-        static ON: Cell<bool> = const { Cell::new(false) };
-    }
-
-    /// Whether it is now.
-    pub fn is_on() -> bool {
-        ON.get()
-    }
-
-    /// What `work` comes to when each chunk is read with care.
-    pub fn run<T>(work: impl FnOnce() -> T) -> T {
-        ON.set(true);
-        let done = work();
-        ON.set(false);
-        done
     }
 }
 

@@ -4,30 +4,13 @@ use bytes::Bytes;
 
 use crate::conversation::chunk::Completer;
 use crate::conversation::reply::{Chunk, Reply};
-use crate::conversation::shape::carefully;
+use crate::json::carefully;
+use crate::json::random::Random;
 use crate::session::log::EventId;
 use crate::wire::native::stream::DeltaWriter;
 use crate::wire::openai::chat::Told;
 use crate::wire::openai::stream::ChunkWriter;
 use crate::wire::sse::Events;
-
-/// Random numbers that are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).expect("small") % bound
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn of<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
-        list[self.below(list.len())]
-    }
-}
 
 /// Chunks as providers write them, with `TEXT`, `PAD` and `TIME` in the places of what changes.
 const CHUNKS: [&str; 14] = [
