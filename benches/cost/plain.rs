@@ -183,6 +183,7 @@ fn provider_request() -> anyhow::Result<Scenario> {
         let call = Call {
             model: MODEL.to_owned(),
             messages: prompt.messages.clone(),
+            newer_names: prompt.newer_names,
             fields: Default::default(),
             max_output: 500,
             stream: true,

@@ -16,7 +16,8 @@ use switchboard::provider::openai::{in_place_of_answer, request_body};
 use switchboard::provider::{Call, OutputField};
 use switchboard::session::Ended;
 use switchboard::session::prompt::Prompt;
-use switchboard::wire::openai::chat::{self, ChatRequest, Told};
+use switchboard::wire::openai::answer;
+use switchboard::wire::openai::chat::{ChatRequest, Told};
 
 use crate::Scenario;
 use crate::plain::{self, MODEL, scenario};
@@ -28,13 +29,7 @@ const BARE: &str = r#"{"id": "x", "object": "chat.completion", "created": 170000
 
 /// What is counted.
 pub fn scenarios() -> anyhow::Result<Vec<Scenario>> {
-    Ok(vec![
-        request()?,
-        prompt()?,
-        answer("answer_openai", ANSWER),
-        answer("answer_bare", BARE),
-        opening()?,
-    ])
+    Ok(vec![request()?, prompt()?, answer("answer_openai", ANSWER), answer("answer_bare", BARE), opening()?])
 }
 
 fn request() -> anyhow::Result<Scenario> {
@@ -61,6 +56,7 @@ fn prompt() -> anyhow::Result<Scenario> {
         let call = Call {
             model: MODEL.to_owned(),
             messages: prompt.messages.clone(),
+            newer_names: prompt.newer_names,
             fields: turn.fields.clone(),
             max_output: 500,
             stream: false,
@@ -97,7 +93,7 @@ fn answer(name: &'static str, text: &'static str) -> Scenario {
             ttft_ms: 0,
             duration_ms: 0,
         };
-        let written = chat::answer(&told, &ended).ok_or_else(|| anyhow!("it is no answer"))?;
+        let written = answer::whole(&told, &ended).ok_or_else(|| anyhow!("it is no answer"))?;
         ensure!(written.len() > bytes.len(), "something is missing");
         Ok(())
     })

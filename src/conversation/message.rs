@@ -1,13 +1,16 @@
 //! One message of a conversation, kept as it was sent or received.
 
+mod seen;
+
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 use crate::error::Invalid;
-use crate::json::{Fields, Raw, is_unicode};
+use crate::json::{Fields, Raw, Scan, is_unicode};
+
+pub use seen::Seen;
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct Message {
     pub media: usize,
     /// Whether it calls tools.
     pub calls: bool,
+    /// Whether it may have its role by OpenAI's newer name, which most providers do not know.
+    pub newer_name: bool,
     /// Whether there is nothing in it (an answer that was cut before its first token).
     pub empty: bool,
 }
@@ -79,28 +84,6 @@ pub struct Message {
 /// The same message, however a client writes it: equal for string and part form of the same content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 16]);
-
-#[derive(Deserialize)]
-struct Peek<'a> {
-    #[serde(borrow)]
-    role: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tool_calls: Option<&'a RawValue>,
-    #[serde(borrow)]
-    function_call: Option<&'a RawValue>,
-    #[serde(borrow)]
-    refusal: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tool_call_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    name: Option<Cow<'a, str>>,
-}
 
 #[derive(Deserialize)]
 struct Part<'a> {
@@ -112,43 +95,79 @@ struct Part<'a> {
     refusal: Option<Cow<'a, str>>,
 }
 
+/// What is known of a message beside its text.
+struct Facts {
+    role: Role,
+    text_bytes: usize,
+    media: usize,
+    calls: bool,
+}
+
+impl Facts {
+    fn of(seen: &Seen<'_>, at: usize) -> Result<Self, Invalid> {
+        let Some(name) = &seen.role else { return Err(Invalid::missing(path(at, ".role"))) };
+        let role = Role::named(name).ok_or_else(|| {
+            let known = Role::NAMES.map(|(name, _)| name).join(", ");
+            Invalid::value(path(at, ".role"), format_args!("expected one of {known}"))
+        })?;
+        let (content_bytes, media) = weigh(seen.content, &|field| path(at, field))?;
+        let calls = seen.tool_calls.or(seen.function_call);
+        let may_be_null = matches!(role, Role::Assistant | Role::Function);
+        if !may_be_null && seen.content.is_none() {
+            return Err(Invalid::missing(path(at, ".content")));
+        }
+        if role == Role::Tool && seen.tool_call_id.is_none() {
+            return Err(Invalid::missing(path(at, ".tool_call_id")));
+        }
+        let named = [&seen.refusal, &seen.tool_call_id, &seen.name];
+        let written = [calls, seen.reasoning_content, seen.reasoning];
+        let text_bytes = content_bytes
+            + written.iter().flatten().map(|value| value.len()).sum::<usize>()
+            + named.iter().map(|text| text.as_ref().map_or(0, |text| text.len())).sum::<usize>();
+        Ok(Self { role, text_bytes, media, calls: calls.is_some() })
+    }
+
+    fn of_message(self, raw: Raw) -> Message {
+        let Self { role, text_bytes, media, calls } = self;
+        let newer_name = role == Role::Developer;
+        Message { role, raw, text_bytes, media, calls, newer_name, empty: text_bytes + media == 0 }
+    }
+}
+
+/// A field of the message that stands there in the list.
+fn path(at: usize, field: &str) -> String {
+    format!("messages[{at}]{field}")
+}
+
 impl Message {
     /// Reads a message of a request; `at` is its place in the list.
     ///
     /// # Errors
     /// Names the field that is wrong and what was expected.
     pub fn parse(raw: Raw, at: usize) -> Result<Self, Invalid> {
-        let path = |field: &str| format!("messages[{at}]{field}");
+        let seen = Scan::of(raw.bytes(), |scan| Seen::pass(scan).filter(|_| scan.is_readable()));
+        if let Some(seen) = seen {
+            let facts = Facts::of(&seen, at)?;
+            return Ok(facts.of_message(raw));
+        }
         // It is read again by more than us, and not everything that reads JSON takes that.
         if !is_unicode(raw.bytes()) {
-            return Err(Invalid::value(path(""), "expected Unicode text, found half of a surrogate pair"));
+            let reason = "expected Unicode text, found half of a surrogate pair";
+            return Err(Invalid::value(path(at, ""), reason));
         }
-        let (role, text_bytes, media, calls) = {
-            let peek: Peek<'_> = raw.peek().map_err(|cause| {
-                Invalid::value(path(""), format_args!("expected a message object ({cause})"))
-            })?;
-            let Some(name) = &peek.role else { return Err(Invalid::missing(path(".role"))) };
-            let role = Role::named(name).ok_or_else(|| {
-                let known = Role::NAMES.map(|(name, _)| name).join(", ");
-                Invalid::value(path(".role"), format_args!("expected one of {known}"))
-            })?;
-            let (content_bytes, media) = weigh(peek.content, &path)?;
-            let calls = given(peek.tool_calls).or(given(peek.function_call));
-            let may_be_null = matches!(role, Role::Assistant | Role::Function);
-            if !may_be_null && given(peek.content).is_none() {
-                return Err(Invalid::missing(path(".content")));
-            }
-            if role == Role::Tool && peek.tool_call_id.is_none() {
-                return Err(Invalid::missing(path(".tool_call_id")));
-            }
-            let named = [&peek.refusal, &peek.tool_call_id, &peek.name];
-            let written = [calls, given(peek.reasoning_content), given(peek.reasoning)];
-            let text_bytes = content_bytes
-                + written.iter().flatten().map(|value| value.get().len()).sum::<usize>()
-                + named.iter().map(|text| text.as_ref().map_or(0, |text| text.len())).sum::<usize>();
-            (role, text_bytes, media, calls.is_some())
-        };
-        Ok(Self { role, raw, text_bytes, media, calls, empty: text_bytes + media == 0 })
+        let seen = Seen::of(&raw).map_err(|cause| {
+            Invalid::value(path(at, ""), format_args!("expected a message object ({cause})"))
+        })?;
+        let facts = Facts::of(&seen, at)?;
+        Ok(facts.of_message(raw))
+    }
+
+    /// The same of one that was looked at, and can be read.
+    ///
+    /// # Errors
+    /// Names the field that is wrong and what was expected.
+    pub fn seen(raw: Raw, seen: &Seen<'_>, at: usize) -> Result<Self, Invalid> {
+        Facts::of(seen, at).map(|facts| facts.of_message(raw))
     }
 
     /// Takes what a provider answered or what is stored: it was taken once, whatever it holds.
@@ -162,7 +181,9 @@ impl Message {
             let named = raw.peek::<Bare<'_>>().ok().and_then(|bare| Role::named(&bare.role?));
             let role = named.unwrap_or(Role::Assistant);
             let text_bytes = raw.bytes().len();
-            Self { role, raw, text_bytes, media: 0, calls: false, empty: false }
+            // As what could not be read may be anything.
+            let newer_name = memchr::memmem::find(raw.bytes(), b"developer").is_some();
+            Self { role, raw, text_bytes, media: 0, calls: false, newer_name, empty: false }
         })
     }
 
@@ -217,17 +238,17 @@ impl Message {
         };
         add(b'r', &[self.role as u8]);
         // A message that was parsed once can be parsed again.
-        if let Ok(peek) = self.raw.peek::<Peek<'_>>() {
-            let (text, others) = joined_content(peek.content);
+        if let Ok(seen) = Seen::of(&self.raw) {
+            let (text, others) = joined_content(seen.content);
             add(b'c', text.as_bytes());
             for other in others {
                 add(b'o', &other);
             }
-            for calls in [given(peek.tool_calls), given(peek.function_call)].into_iter().flatten() {
+            for calls in [seen.tool_calls, seen.function_call].into_iter().flatten() {
                 add(b't', &normalised_calls(calls));
             }
             if self.role == Role::Tool {
-                add(b'i', peek.tool_call_id.unwrap_or_default().as_bytes());
+                add(b'i', seen.tool_call_id.unwrap_or_default().as_bytes());
             }
         }
         let mut short = [0; 16];
@@ -236,17 +257,11 @@ impl Message {
     }
 }
 
-fn given(value: Option<&RawValue>) -> Option<&RawValue> {
-    value.filter(|value| value.get() != "null")
-}
-
 /// Bytes of text and number of media parts in a message's content.
-fn weigh(content: Option<&RawValue>, path: &dyn Fn(&str) -> String) -> Result<(usize, usize), Invalid> {
-    let Some(content) = given(content) else { return Ok((0, 0)) };
-    let text = content.get();
+fn weigh(content: Option<&str>, path: &dyn Fn(&str) -> String) -> Result<(usize, usize), Invalid> {
+    let Some(text) = content else { return Ok((0, 0)) };
     if text.starts_with('"') {
-        let text: Cow<'_, str> = string(text);
-        return Ok((text.len(), 0));
+        return Ok((string(text).len(), 0));
     }
     let parts: Vec<Part<'_>> = serde_json::from_str(text).map_err(|cause| {
         Invalid::value(
@@ -274,6 +289,10 @@ fn weigh(content: Option<&RawValue>, path: &dyn Fn(&str) -> String) -> Result<(u
 
 /// The text of a JSON string; lone surrogates and the like, which serde refuses, count as they are written.
 fn string(json: &str) -> Cow<'_, str> {
+    let inside = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    if let Some(inside) = inside.filter(|inside| memchr::memchr(b'\\', inside.as_bytes()).is_none()) {
+        return Cow::Borrowed(inside);
+    }
     match serde_json::from_str::<StringPeek<'_>>(json) {
         Ok(StringPeek(text)) => text,
         Err(_) => Cow::Borrowed(json),
@@ -284,12 +303,12 @@ fn string(json: &str) -> Cow<'_, str> {
 struct StringPeek<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// All text of the content in one string, and every other part in a form without blanks.
-fn joined_content(content: Option<&RawValue>) -> (Cow<'_, str>, Vec<Vec<u8>>) {
-    let Some(content) = given(content) else { return (Cow::Borrowed(""), Vec::new()) };
-    if content.get().starts_with('"') {
-        return (string(content.get()), Vec::new());
+fn joined_content(content: Option<&str>) -> (Cow<'_, str>, Vec<Vec<u8>>) {
+    let Some(content) = content else { return (Cow::Borrowed(""), Vec::new()) };
+    if content.starts_with('"') {
+        return (string(content), Vec::new());
     }
-    let parts: Vec<Value> = serde_json::from_str(content.get()).unwrap_or_default();
+    let parts: Vec<Value> = serde_json::from_str(content).unwrap_or_default();
     let (mut text, mut others) = (String::new(), Vec::new());
     for mut part in parts {
         part.sort_all_objects();
@@ -304,8 +323,8 @@ fn joined_content(content: Option<&RawValue>) -> (Cow<'_, str>, Vec<Vec<u8>>) {
 }
 
 /// Tool calls by id, name and arguments, whatever else a client adds or leaves out.
-fn normalised_calls(calls: &RawValue) -> Vec<u8> {
-    let calls: Value = serde_json::from_str(calls.get()).unwrap_or_default();
+fn normalised_calls(calls: &str) -> Vec<u8> {
+    let calls: Value = serde_json::from_str(calls).unwrap_or_default();
     let one = |call: &Value| {
         let custom = &call["custom"];
         let (name, input) = if custom.is_object() {

@@ -1,5 +1,7 @@
 //! An answer as it arrives: assembled from a provider's chunks, or taken whole.
 
+mod whole;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -11,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::conversation::shape::{Known, Said};
 use crate::conversation::usage::{Counted, Usage, read_usage};
-use crate::json::{Fields, Key, Object, Raw};
+use crate::json::{Key, Object, Raw};
 
 /// Bytes that a token is taken to be where nobody counted.
 pub const BYTES_PER_TOKEN: u64 = 4;
@@ -38,7 +40,9 @@ pub struct Reply {
 struct Choice {
     index: u64,
     content: Option<String>,
+    /// What was streamed beside the content.
     rest: Map<String, Value>,
+    /// The message where it was not streamed; it says whose it is.
     whole: Option<Raw>,
     finish: Option<String>,
 }
@@ -173,7 +177,7 @@ impl Reply {
         }
         let usage = given(peek.usage);
         if let Some(usage) = usage {
-            self.told(usage, chunk);
+            self.told(usage.get(), chunk);
         }
         let mut choices = peek.choices.unwrap_or_default();
         if choices.len() > MAX_CHOICES || choices.iter().any(|choice| choice.index >= MAX_CHOICES as u64) {
@@ -237,10 +241,10 @@ impl Reply {
         Some(())
     }
 
-    fn told(&mut self, usage: &RawValue, within: &Bytes) {
-        match read_usage(usage.get()) {
+    fn told(&mut self, usage: &str, within: &Bytes) {
+        match read_usage(usage) {
             Some(Counted::All(read)) => {
-                self.usage = Some((read, Raw::trusted(within.slice_ref(usage.get().as_bytes()))));
+                self.usage = Some((read, Raw::trusted(within.slice_ref(usage.as_bytes()))));
             }
             Some(Counted::Prompt(read)) => self.prompt_told = Some(read),
             None => {}
@@ -268,37 +272,6 @@ impl Reply {
             choice.finish = Some(reason.into_owned());
         }
         Ok(())
-    }
-
-    /// Takes a whole answer.
-    ///
-    /// # Errors
-    /// When it is not an answer as OpenAI describes it.
-    pub fn whole(answer: &Bytes) -> serde_json::Result<Self> {
-        let peek: ChunkPeek<'_> = serde_json::from_slice(answer)?;
-        let mut reply = Self::default();
-        if let Some(usage) = given(peek.usage) {
-            reply.told(usage, answer);
-        }
-        for choice in peek.choices.unwrap_or_default() {
-            let Some(message) = given(choice.message) else { continue };
-            let whole = Raw::trusted(answer.slice_ref(message.get().as_bytes()));
-            let parsed: Map<String, Value> = whole.read()?;
-            let content = parsed.get("content").and_then(Value::as_str).map(str::to_owned);
-            reply.content_bytes += content.as_ref().map_or(0, |text| text.len() as u64);
-            reply.pieces += 1;
-            reply.choices.push(Choice {
-                index: choice.index,
-                content,
-                rest: parsed.into_iter().filter(|(name, _)| name != "content" && name != "role").collect(),
-                whole: Some(whole),
-                finish: choice.finish_reason.map(Cow::into_owned),
-            });
-        }
-        if reply.choices.is_empty() {
-            return Err(serde_json::Error::custom("an answer without choices"));
-        }
-        Ok(reply)
     }
 
     /// Whether anything was received that is to be paid for: text, tool calls, reasoning, or usage.
@@ -338,7 +311,7 @@ impl Reply {
 
     /// Output tokens by our own estimate, from the joined text of all choices.
     pub fn estimated_output(&self) -> u64 {
-        let others: u64 = self.choices.iter().map(|choice| text_bytes(&choice.rest)).sum();
+        let others: u64 = self.choices.iter().map(Choice::text_bytes_beside).sum();
         (self.content_bytes + others).div_ceil(BYTES_PER_TOKEN)
     }
 
@@ -380,9 +353,17 @@ impl Reply {
 }
 
 impl Choice {
+    /// Bytes of text beside the content.
+    fn text_bytes_beside(&self) -> u64 {
+        match &self.whole {
+            Some(whole) => whole::text_bytes_beside(whole),
+            None => text_bytes(&self.rest),
+        }
+    }
+
     fn message(&self) -> Raw {
         if let Some(whole) = &self.whole {
-            return with_role(whole);
+            return whole.clone();
         }
         let mut message = Map::new();
         message.insert("role".to_owned(), "assistant".into());
@@ -411,17 +392,6 @@ fn only_arguments(calls: &RawValue) -> Option<(u64, &RawValue)> {
     match (call.len(), &function[..]) {
         (2, [(name, arguments)]) if name == "arguments" => Some((index, arguments)),
         _ => None,
-    }
-}
-
-/// A message as it came, if it says whose it is.
-fn with_role(message: &Raw) -> Raw {
-    match Fields::parse(message.bytes()) {
-        Ok(mut fields) if fields.given("role").is_none() => {
-            fields.set("role", Raw::of("assistant"));
-            fields.to_raw()
-        }
-        _ => message.clone(),
     }
 }
 

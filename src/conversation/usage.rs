@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::json::{Scan, once};
+
 /// Tokens of one provider call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -52,24 +54,109 @@ pub enum Counted {
 
 /// Usage as OpenAI and its likes tell it. `None` if a number is missing, negative or no integer.
 pub fn read_usage(text: &str) -> Option<Counted> {
-    #[derive(Deserialize)]
-    struct Told {
-        prompt_tokens: u64,
-        #[serde(default = "nothing")]
-        completion_tokens: Option<u64>,
-        prompt_tokens_details: Option<Details>,
-        prompt_cache_hit_tokens: Option<u64>,
-    }
-    #[derive(Deserialize)]
-    struct Details {
-        cached_tokens: Option<u64>,
-    }
-    fn nothing() -> Option<u64> {
-        Some(0)
-    }
-    let told: Told = serde_json::from_str(text).ok()?;
+    let told = Scan::of(text.as_bytes(), Told::pass).or_else(|| serde_json::from_str(text).ok())?;
     let cached = told.prompt_tokens_details.and_then(|details| details.cached_tokens);
     let cached = cached.or(told.prompt_cache_hit_tokens).unwrap_or(0).min(told.prompt_tokens);
     let usage = Usage { prompt: told.prompt_tokens, cached, output: told.completion_tokens.unwrap_or(0) };
     Some(if told.completion_tokens.is_some() { Counted::All(usage) } else { Counted::Prompt(usage) })
+}
+
+#[derive(Deserialize)]
+struct Told {
+    prompt_tokens: u64,
+    #[serde(default = "nothing")]
+    completion_tokens: Option<u64>,
+    prompt_tokens_details: Option<Details>,
+    prompt_cache_hit_tokens: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    cached_tokens: Option<u64>,
+}
+
+fn nothing() -> Option<u64> {
+    Some(0)
+}
+
+impl Told {
+    /// The same where it is written as most do.
+    fn pass(scan: &mut Scan<'_>) -> Option<Self> {
+        let (mut prompt, mut output, mut details, mut hit) = (None, None, None, None);
+        scan.object(|scan, name| match name {
+            "prompt_tokens" => once(&mut prompt, scan.count()?),
+            "completion_tokens" => once(&mut output, count(scan)?),
+            "prompt_tokens_details" => once(&mut details, Details::pass(scan)?),
+            "prompt_cache_hit_tokens" => once(&mut hit, count(scan)?),
+            _ => scan.value().map(drop),
+        })?;
+        Some(Self {
+            prompt_tokens: prompt?,
+            completion_tokens: output.unwrap_or_else(nothing),
+            prompt_tokens_details: details.flatten(),
+            prompt_cache_hit_tokens: hit.flatten(),
+        })
+    }
+}
+
+impl Details {
+    fn pass(scan: &mut Scan<'_>) -> Option<Option<Self>> {
+        if scan.null() {
+            return Some(None);
+        }
+        let mut cached = None;
+        scan.object(|scan, name| match name {
+            "cached_tokens" => once(&mut cached, count(scan)?),
+            _ => scan.value().map(drop),
+        })?;
+        Some(Some(Self { cached_tokens: cached.flatten() }))
+    }
+}
+
+/// A number or `null`.
+fn count(scan: &mut Scan<'_>) -> Option<Option<u64>> {
+    if scan.null() { Some(None) } else { scan.count().map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::carefully;
+    use crate::json::random::{Oddness, Random};
+
+    #[test]
+    fn usage_is_the_same_however_it_is_read() {
+        let mut counted = 0;
+        for seed in 0..30_000 {
+            let mut random = Random(seed);
+            let how = Oddness::any(&mut random);
+            let number = |random: &mut Random| match random.below(8) {
+                0 => "null".to_owned(),
+                1 => random.value(1, how),
+                _ => random.number(how).to_owned(),
+            };
+            let names = ["prompt_tokens", "completion_tokens", "prompt_cache_hit_tokens", "total_tokens"];
+            let mut fields: Vec<(String, String)> = Vec::new();
+            for name in names.into_iter().filter(|_| random.chance(85)).collect::<Vec<_>>() {
+                fields.push((name.to_owned(), number(&mut random)));
+            }
+            if random.chance(60) {
+                let cached = ("cached_tokens".to_owned(), number(&mut random));
+                let details =
+                    if random.chance(80) { random.object(&[cached], how) } else { number(&mut random) };
+                fields.insert(random.below(fields.len() + 1), ("prompt_tokens_details".to_owned(), details));
+            }
+            let text = random.object(&fields, how);
+            let shown = |counted: Option<Counted>| {
+                counted.map(|counted| match counted {
+                    Counted::All(usage) => format!("all {usage:?}"),
+                    Counted::Prompt(usage) => format!("prompt {usage:?}"),
+                })
+            };
+            let careful = carefully::run(|| shown(read_usage(&text)));
+            assert_eq!(shown(read_usage(&text)), careful, "{text}");
+            counted += u32::from(careful.is_some());
+        }
+        assert!(counted > 3_000, "{counted}");
+    }
 }

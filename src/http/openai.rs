@@ -22,6 +22,7 @@ use crate::session::log::EventId;
 use crate::session::{Ended, Running, Sessions, TurnEvent};
 use crate::store::Store;
 use crate::store::request_key::Idempotency;
+use crate::wire::openai::answer;
 use crate::wire::openai::chat::{self, ChatRequest, Told};
 use crate::wire::openai::describe::{Model, ModelList};
 
@@ -220,7 +221,7 @@ async fn respond(request: &HttpRequest, running: Running, mut style: Style) -> R
         return Ok(sse::respond(answer, running.events, writer, sse::ReadWith::Own));
     }
     let ended = whole(running).await?;
-    let text = chat::answer(&style.told, &ended)
+    let text = answer::whole(&style.told, &ended)
         .ok_or_else(|| Error::Internal("an answer that is no object".into()))?;
     Ok(answer.content_type("application/json").body(text))
 }

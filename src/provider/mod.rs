@@ -216,6 +216,8 @@ pub struct Call {
     pub model: String,
     /// The whole prompt.
     pub messages: Vec<Raw>,
+    /// Whether some of it may be by roles that only newer models know.
+    pub newer_names: bool,
     /// Everything else that the request said.
     pub fields: Fields,
     /// The bound of each answer.

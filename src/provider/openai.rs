@@ -16,6 +16,9 @@ use crate::provider::http::{Body, Endpoint};
 use crate::provider::refusal::Secrets;
 use crate::provider::{Answer, Call, Event, OutputField, Provider, Timeouts};
 
+/// The name of the field that is searched for.
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+
 /// A client of one such provider, for one thread.
 pub struct OpenAi(Rc<Inner>);
 
@@ -93,8 +96,17 @@ fn reported(secrets: &Secrets, error: &Raw, model: &str) -> UpstreamFailure {
     UpstreamFailure::new(UpstreamKind::Refused, "an error instead of an answer").saying(said)
 }
 
-/// `{"error": …}` with status 200 in the place of an answer.
+/// `{"error": …}` with status 200 in the place of an answer, looked for where the word is.
 pub fn in_place_of_answer(body: &Bytes) -> Option<Raw> {
+    static ESCAPED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u"));
+    // Without such an escape nobody can write it otherwise.
+    if ERROR.find(body).is_none() && ESCAPED.find(body).is_none() {
+        return None;
+    }
+    error_in(body)
+}
+
+fn error_in(body: &Bytes) -> Option<Raw> {
     let fields = Fields::parse(body).ok()?;
     let error = fields.given("error")?;
     fields.given("choices").is_none().then(|| error.clone())
@@ -104,16 +116,17 @@ pub fn in_place_of_answer(body: &Bytes) -> Option<Raw> {
 pub fn request_body(call: Call, output_field: OutputField) -> Bytes {
     let size: usize = call.messages.iter().map(|message| message.bytes().len() + 1).sum();
     let mut body = ObjectWriter::with_capacity(size + 1_024);
-    body.value("model", &call.model);
+    body.string("model", &call.model);
+    let translated = call.newer_names && output_field == OutputField::MaxTokens;
     let list = body.name("messages").out();
     list.push(b'[');
     for (at, message) in call.messages.iter().enumerate() {
         if at > 0 {
             list.push(b',');
         }
-        match output_field {
-            OutputField::MaxCompletionTokens => list.extend_from_slice(message.bytes()),
-            OutputField::MaxTokens => list.extend_from_slice(with_known_role(message).bytes()),
+        match translated {
+            false => list.extend_from_slice(message.bytes()),
+            true => list.extend_from_slice(with_known_role(message).bytes()),
         }
     }
     list.push(b']');
@@ -202,8 +215,7 @@ fn events(
 
 /// The error in the place of a chunk, looked for where the word is.
 pub fn error_event(data: &Bytes) -> Option<Raw> {
-    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
-    ERROR.find(data).and_then(|_| in_place_of_answer(data))
+    ERROR.find(data).and_then(|_| error_in(data))
 }
 
 #[cfg(test)]
@@ -220,6 +232,7 @@ mod tests {
             model: "real".to_owned(),
             messages: vec![Raw::trusted("{\"role\":\"user\",\"content\":\"hi\"}")],
             fields: fields(r#"{"top_k":1.50,"max_tokens":7,"stream_options":{"include_obfuscation":false}}"#),
+            newer_names: false,
             max_output: 7,
             stream: true,
             own: None,
@@ -235,6 +248,19 @@ mod tests {
         assert_eq!(with_known_role(&newer).text(), "{\"role\":\"system\",\"content\":\"a developer\"}");
         let user = Raw::trusted("{\"role\":\"user\",\"content\":\"developer\"}");
         assert_eq!(with_known_role(&user).text(), user.text());
+    }
+
+    #[test]
+    fn an_error_is_found_however_its_name_is_written() {
+        let found = |text: &'static str| in_place_of_answer(&Bytes::from_static(text.as_bytes()));
+        for text in [r#"{"error":"no"}"#, r#"{"\u0065rror":"no"}"#, r#"{"choices":null,"error":"no"}"#] {
+            assert_eq!(found(text), Some(Raw::of("no")), "{text}");
+        }
+        for text in
+            [r#"{"error":null}"#, r#"{"choices":[],"error":"no"}"#, r#"{"a":"\u0065"}"#, "{}", "error"]
+        {
+            assert_eq!(found(text), None, "{text}");
+        }
     }
 
     #[test]

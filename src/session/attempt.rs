@@ -259,6 +259,7 @@ impl Asking<'_> {
         let call = Call {
             model: route.model.clone(),
             messages: self.prompt.messages.clone(),
+            newer_names: self.prompt.newer_names,
             fields: self.turn.fields.clone(),
             max_output,
             stream: self.turn.stream,

@@ -10,7 +10,7 @@ use crate::conversation::opening::Opening;
 use crate::conversation::reply::BYTES_PER_TOKEN;
 use crate::conversation::tokens::Scale;
 use crate::conversation::turn::{NamedBy, Turn, split_new};
-use crate::json::Raw;
+use crate::json::{ObjectWriter, Raw};
 
 /// Tokens that a message may cost beside its text.
 const TOKENS_PER_MESSAGE: u64 = 8;
@@ -23,10 +23,20 @@ const FLOOR_BYTES_PER_TOKEN: u64 = 8;
 /// Fields beside the messages that the model reads.
 const READ_BY_MODEL: [&str; 4] = ["tools", "functions", "response_format", "prediction"];
 
+/// A message of our own instructions.
+fn system(text: &str) -> Raw {
+    let mut message = ObjectWriter::with_capacity(text.len() + 64);
+    message.string("role", "system");
+    message.string("content", text);
+    Raw::trusted(message.finish())
+}
+
 /// A prompt with its weight.
 pub struct Prompt {
     /// All messages, in order.
     pub messages: Vec<Raw>,
+    /// Whether some of them may be by roles that only newer models know.
+    pub newer_names: bool,
     /// Those that are new, without instructions: what the turn stores.
     pub new: Vec<Message>,
     /// How many of the sent messages were known already.
@@ -55,6 +65,7 @@ impl Prompt {
         let instructions = turn.instructions(summary.map(Arc::as_ref));
         let mut prompt = Self {
             messages: Vec::with_capacity(1 + leading.len() + kept.len() + new.len()),
+            newer_names: false,
             new: Vec::new(),
             matched,
             dropped,
@@ -64,8 +75,7 @@ impl Prompt {
             tools: turn.fields.given("tools").is_some(),
             scale,
         };
-        let system = |text| Raw::of(&serde_json::json!({"role": "system", "content": text}));
-        prompt.messages.extend(instructions.map(system));
+        prompt.messages.extend(instructions.as_deref().map(system));
         // An answer that was cut before its first token says nothing and would only be refused.
         let kept: Vec<&Message> = kept.iter().filter(|message| !message.empty).collect();
         let told: Vec<&Message> = kept.iter().chain(&new).copied().collect();
@@ -93,6 +103,7 @@ impl Prompt {
     pub fn of(messages: &[Message], scale: Scale) -> Self {
         let mut prompt = Self {
             messages: Vec::with_capacity(messages.len()),
+            newer_names: false,
             new: Vec::new(),
             matched: 0,
             dropped: 0,
@@ -108,6 +119,7 @@ impl Prompt {
 
     fn push(&mut self, message: &Message) {
         self.messages.push(message.raw.clone());
+        self.newer_names |= message.newer_name;
         self.bytes += message.text_bytes as u64;
         self.media += message.media as u64;
     }

@@ -94,6 +94,7 @@ mod tests {
         Call {
             model: "real".to_owned(),
             messages: messages.as_array().expect("a list").iter().map(Raw::of).collect(),
+            newer_names: false,
             fields: Fields::parse(Raw::of(&fields).bytes()).expect("an object"),
             max_output: 10_000,
             stream: false,

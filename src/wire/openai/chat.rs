@@ -2,16 +2,14 @@
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::conversation::agent::Agent;
-use crate::conversation::message::Message;
+use crate::conversation::message::{Message, Seen};
 use crate::conversation::turn::Dialect;
 use crate::error::{Error, Invalid};
 use crate::id::SessionName;
-use crate::json::{Fields, Raw};
-use crate::session::Ended;
+use crate::json::{Fields, Raw, Scan};
 
 /// The most messages of one request.
 pub const MAX_MESSAGES: usize = 100_000;
@@ -158,18 +156,40 @@ fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, Invalid> {
     let Some(raw) = fields.remove("messages").filter(|raw| !raw.is_null()) else {
         return Err(Invalid::missing("messages"));
     };
+    if let Some(seen) = Scan::of(raw.bytes(), seen_messages) {
+        check_count(seen.len())?;
+        let one = |(at, (text, seen)): (usize, &(&str, Seen<'_>))| Message::seen(slice(&raw, text), seen, at);
+        return seen.iter().enumerate().map(one).collect();
+    }
     let list: Vec<&RawValue> =
         raw.peek().map_err(|_| Invalid::value("messages", "expected a list of messages"))?;
-    if list.is_empty() {
-        return Err(Invalid::value("messages", "expected at least one message"));
-    }
-    if list.len() > MAX_MESSAGES {
-        return Err(Invalid::value("messages", format_args!("expected at most {MAX_MESSAGES} messages")));
-    }
-    let one = |(at, text): (usize, &&RawValue)| {
-        Message::parse(Raw::trusted(raw.bytes().slice_ref(text.get().as_bytes())), at)
-    };
+    check_count(list.len())?;
+    let one = |(at, text): (usize, &&RawValue)| Message::parse(slice(&raw, text.get()), at);
     list.iter().enumerate().map(one).collect()
+}
+
+/// The messages of a list, each with its text, if all are written as most are.
+fn seen_messages<'a>(scan: &mut Scan<'a>) -> Option<Vec<(&'a str, Seen<'a>)>> {
+    let mut seen = Vec::new();
+    scan.array(|scan| {
+        seen.push(scan.around(Seen::pass)?);
+        Some(())
+    })?;
+    Some(seen).filter(|_| scan.is_readable())
+}
+
+fn slice(of: &Raw, text: &str) -> Raw {
+    Raw::trusted(of.bytes().slice_ref(text.as_bytes()))
+}
+
+fn check_count(messages: usize) -> Result<(), Invalid> {
+    match messages {
+        0 => Err(Invalid::value("messages", "expected at least one message")),
+        count if count > MAX_MESSAGES => {
+            Err(Invalid::value("messages", format_args!("expected at most {MAX_MESSAGES} messages")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn include_usage(fields: &Fields, stream: bool) -> Result<bool, Invalid> {
@@ -226,79 +246,12 @@ pub struct Told {
     pub money: bool,
 }
 
-/// The usage object as clients get it: the provider's own, with cost and balance for those who may see them.
-pub fn usage(told: &Told, ended: &Ended) -> Raw {
-    let own = ended.usage_raw.as_ref().and_then(|raw| Fields::parse(raw.bytes()).ok());
-    let mut usage = own.unwrap_or_default();
-    // What the provider asks of the operator is not what the client pays.
-    usage.retain(|name| !name.contains("cost") && name != "balance");
-    if usage.get("prompt_tokens").is_none() {
-        usage.set("prompt_tokens", Raw::of(&ended.usage.prompt));
-    }
-    if usage.get("completion_tokens").is_none() {
-        usage.set("completion_tokens", Raw::of(&ended.usage.output));
-    }
-    if usage.get("total_tokens").is_none() {
-        usage.set("total_tokens", Raw::of(&ended.usage.total()));
-    }
-    if told.money {
-        usage.set("cost", Raw::of(&ended.charged.to_string()));
-        usage.set("balance", Raw::of(&ended.balance.to_string()));
-    }
-    usage.to_raw()
-}
-
-/// The choices with every key that OpenAI requires, where the provider left one out.
-fn with_required_keys(choices: &Raw) -> Option<Raw> {
-    let list: Vec<&RawValue> = choices.peek().ok()?;
-    let mut added = false;
-    let mut written = Vec::with_capacity(list.len());
-    for (at, text) in list.into_iter().enumerate() {
-        let raw = Raw::trusted(choices.bytes().slice_ref(text.get().as_bytes()));
-        let mut choice = Fields::parse(raw.bytes()).ok()?;
-        let mut message = Fields::parse(choice.get("message")?.bytes()).ok()?;
-        added |= message.set_if_absent("role", || Raw::of("assistant"));
-        for name in ["content", "refusal"] {
-            added |= message.set_if_absent(name, || Raw::of(&Value::Null));
-        }
-        added |= choice.set_if_absent("index", || Raw::of(&at));
-        for name in ["logprobs", "finish_reason"] {
-            added |= choice.set_if_absent(name, || Raw::of(&Value::Null));
-        }
-        choice.set("message", message.to_raw());
-        written.push(choice.to_raw().text().into_owned());
-    }
-    added.then(|| Raw::trusted(format!("[{}]", written.join(","))))
-}
-
-/// When an answer was made, as the provider tells it.
-fn created(told: &Raw) -> Option<i64> {
-    told.read().ok().filter(|seconds| *seconds > 0)
-}
-
-/// The whole answer as clients get it. `None` if what the provider sent is no object.
-pub fn answer(told: &Told, ended: &Ended) -> Option<Bytes> {
-    let mut fields = Fields::parse(ended.tail.first()?).ok()?;
-    fields.set("id", Raw::of(&told.completion));
-    fields.set("object", Raw::of("chat.completion"));
-    if fields.get("created").and_then(created).is_none() {
-        fields.set("created", Raw::of(&told.created));
-    }
-    fields.set("model", Raw::of(&told.agent));
-    if let Some(choices) = fields.get("choices").and_then(with_required_keys) {
-        fields.set("choices", choices);
-    }
-    fields.set("usage", usage(told, ended));
-    fields.set("agent_id", Raw::of(&told.agent));
-    fields.set("session_id", Raw::of(&told.session));
-    fields.set("content", ended.content.as_deref().map_or_else(|| Raw::of(&Value::Null), Raw::of));
-    Some(fields.to_raw().bytes().clone())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::conversation::agent::Definition;
+    use crate::json::carefully;
+    use crate::json::random::{Oddness, Random};
 
     fn read(text: &str) -> Result<ChatRequest, Error> {
         ChatRequest::read(&Bytes::from(text.to_owned()))
@@ -340,6 +293,68 @@ mod tests {
         ] {
             assert_eq!(param(&format!("{{{field},{HI}}}")).as_deref(), Some(name));
         }
+    }
+
+    /// A request as clients write them, and as they do not.
+    fn request(seed: u64) -> Bytes {
+        let mut random = Random(seed);
+        let how = Oddness::any(&mut random);
+        let field = |name: &str, value: String| (name.to_owned(), value);
+        let count = random.below(4);
+        let mut messages = Vec::new();
+        for _ in 0..count {
+            let role = if random.chance(90) {
+                random.of(&["user", "assistant", "system", "developer", "function"])
+            } else {
+                random.of(&["tool", "robot", ""])
+            };
+            let content = format!("\"{}\"", random.inside(how));
+            let mut fields = vec![field("role", format!("\"{role}\"")), field("content", content)];
+            if random.chance(30) {
+                fields.swap(0, 1);
+            }
+            if random.chance(15) {
+                let parts = format!(r#"[{{"type":"text","text":"{}"}}]"#, random.inside(how));
+                fields.push(field("content", parts));
+                fields.remove(usize::from(random.chance(50)));
+            }
+            for name in ["name", "tool_call_id", "tool_calls", "function_call", "refusal", "reasoning", "x"] {
+                if random.chance(4) {
+                    fields.push(field(name, random.value(2, how)));
+                }
+            }
+            messages.push(random.object(&fields, how));
+        }
+        let messages = random.array(&messages, how);
+        let mut fields = vec![field("model", "\"ag_1\"".to_owned()), field("messages", messages)];
+        for name in ["stream", "temperature", "n", "max_tokens", "session_id", "stream_options", "tools", "x"]
+        {
+            if random.chance(4) {
+                fields.insert(random.below(fields.len() + 1), field(name, random.value(2, how)));
+            }
+        }
+        let text = random.object(&fields, how);
+        if random.chance(5) { random.damaged(&text).into() } else { text.into() }
+    }
+
+    #[test]
+    fn whatever_a_client_asks_nobody_can_tell_whether_it_was_read_with_care() {
+        let seen = |body: &Bytes| match ChatRequest::read(body) {
+            Ok(request) => {
+                let prints: Vec<_> = request.messages.iter().map(Message::fingerprint).collect();
+                Ok(format!("{request:?} {prints:?}"))
+            }
+            Err(Error::Invalid(invalid)) => Err(format!("{invalid:?}")),
+            Err(other) => Err(other.to_string()),
+        };
+        let mut taken = 0;
+        for seed in 0..30_000 {
+            let body = request(seed);
+            let careful = carefully::run(|| seen(&body));
+            assert_eq!(seen(&body), careful, "seed {seed}: {}", body.escape_ascii());
+            taken += u32::from(careful.is_ok());
+        }
+        assert!(taken > 8_000, "{taken} taken");
     }
 
     #[test]

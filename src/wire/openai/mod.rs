@@ -1,5 +1,6 @@
 //! OpenAI's chat completions.
 
+pub mod answer;
 pub mod chat;
 pub mod describe;
 pub mod error;

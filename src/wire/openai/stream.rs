@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use crate::json::{Object, ObjectWriter, Raw};
 use crate::session::Ended;
-use crate::wire::openai::chat::{Told, usage};
+use crate::wire::openai::answer::usage;
+use crate::wire::openai::chat::Told;
 use crate::wire::sse::{Events, Sink};
 use crate::wire::template::Template;
 
