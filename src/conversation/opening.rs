@@ -4,15 +4,19 @@
 //! **given**: it is stored once for all sessions that begin with it. So that nobody can tell, what is given is
 //! always shown in its [normal form](normal), which is the same for all who share it, and never as it was sent.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::conversation::message::{Message, Role};
-use crate::json::Raw;
+use crate::json::{ObjectWriter, Raw, Scan, once};
 
 /// The most characters of a title that is taken from the first message.
 pub const TITLE_CHARS: usize = 60;
 /// What of an answer clients send back; anything else that a provider adds is known to few of them.
 const SENT_BACK: [&str; 7] = ["role", "content", "name", "refusal", "tool_calls", "function_call", "audio"];
+/// A message of more fields is read with care.
+const FIELDS: usize = 32;
 /// A longer first message is not looked at beyond this, in bytes.
 const TITLE_BYTES: usize = 4 * 1_024;
 
@@ -123,6 +127,9 @@ impl Chain {
 ///
 /// What cannot be read stays as it is.
 pub fn normal(raw: &Raw) -> Raw {
+    if let Some(normal) = Scan::of(raw.bytes(), normal_of_texts) {
+        return normal;
+    }
     let Ok(mut value) = raw.read::<Value>() else { return raw.clone() };
     let answer = value["role"] == "assistant";
     let Some(fields) = value.as_object_mut() else { return raw.clone() };
@@ -142,6 +149,43 @@ pub fn normal(raw: &Raw) -> Raw {
     Raw::of(&value)
 }
 
+/// The same for a message of nothing but texts that are written as we write them, which most are.
+fn normal_of_texts(scan: &mut Scan<'_>) -> Option<Raw> {
+    let mut fields: Vec<(&str, &str)> = Vec::with_capacity(8);
+    scan.object(|scan, name| {
+        let unusual = fields.len() == FIELDS || fields.iter().any(|(own, _)| *own == name);
+        fields.push((name, scan.value()?));
+        (!unusual).then_some(())
+    })?;
+    if !scan.is_readable() {
+        return None;
+    }
+    if fields.contains(&("role", "\"assistant\"")) {
+        fields.retain(|(name, value)| SENT_BACK.contains(name) && !matches!(*value, "\"\"" | "[]"));
+    }
+    fields.retain(|(_, value)| *value != "null");
+    fields.sort_unstable();
+    let size: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    let mut normal = ObjectWriter::with_capacity(size + 2);
+    for (name, value) in fields {
+        let text = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))?;
+        is_as_we_write(text).then(|| normal.field(name, value.as_bytes()))?;
+    }
+    Some(Raw::trusted(normal.finish()))
+}
+
+/// Whether no other escapes are in the inside of a string than those that it is written with.
+fn is_as_we_write(text: &str) -> bool {
+    let mut rest = text.as_bytes();
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        if !matches!(rest.get(at + 1), Some(b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f')) {
+            return false;
+        }
+        rest = &rest[at + 2..];
+    }
+    true
+}
+
 fn is_blank(value: &Value) -> bool {
     matches!(value, Value::String(text) if text.is_empty())
         || matches!(value, Value::Array(items) if items.is_empty())
@@ -158,24 +202,53 @@ fn joined(content: &Value) -> Option<String> {
 
 /// The beginning of what a message says, in one line.
 fn title(message: &Message) -> Option<String> {
+    if let Some(text) = Scan::of(message.raw.bytes(), content_of) {
+        return short(&text);
+    }
     let value: Value = message.raw.read().ok()?;
     let content = &value["content"];
     let parts = content.as_array().into_iter().flatten();
-    let text = content.as_str().or_else(|| parts.filter_map(|part| part["text"].as_str()).next())?;
+    short(content.as_str().or_else(|| parts.filter_map(|part| part["text"].as_str()).next())?)
+}
+
+/// What a message says whose content is a string.
+fn content_of<'a>(scan: &mut Scan<'a>) -> Option<Cow<'a, str>> {
+    let mut content = None;
+    scan.object(|scan, name| match name {
+        "content" => once(&mut content, scan.text()?),
+        _ => scan.value().map(drop),
+    })?;
+    content.filter(|_| scan.is_readable())
+}
+
+/// The first characters of a text, in one line; `None` if there is nothing to be seen.
+fn short(text: &str) -> Option<String> {
     let mut end = text.len().min(TITLE_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    let cleaned = text[..end].replace(char::is_control, " ");
-    let line = cleaned.split_whitespace().collect::<Vec<_>>().join(" ");
-    let short: String = line.chars().take(TITLE_CHARS).collect();
-    let short = if short.len() < line.len() { format!("{}…", short.trim_end()) } else { short };
+    let (mut short, mut chars, mut apart) = (String::new(), 0, false);
+    for letter in text[..end].chars() {
+        if letter.is_whitespace() || letter.is_control() {
+            apart = chars > 0;
+            continue;
+        }
+        let more = if std::mem::take(&mut apart) { 2 } else { 1 };
+        if chars + more > TITLE_CHARS {
+            return Some(format!("{}…", short.trim_end()));
+        }
+        short.extend((more == 2).then_some(' '));
+        short.push(letter);
+        chars += more;
+    }
     (!short.is_empty()).then_some(short)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::carefully;
+    use crate::json::random::{Oddness, Random};
 
     fn message(text: &str) -> Message {
         Message::parse(Raw::parse(text.to_owned()).expect("JSON"), 0).expect("a message")
@@ -262,6 +335,50 @@ mod tests {
             });
             assert_eq!(found, Ok((stored > 0).then_some((stored * 2, ()))), "{stored} turns are stored");
             assert!(asked <= 12, "{asked} questions");
+        }
+    }
+
+    #[test]
+    fn an_opening_is_the_same_however_its_messages_are_read() {
+        let mut normal_texts = 0;
+        for seed in 0..20_000 {
+            let mut random = Random(seed);
+            let how = Oddness::any(&mut random);
+            let role = random.of(&["\"user\"", "\"assistant\"", "\"tool\""]);
+            let content = format!("\"{}\"", random.inside(how));
+            let mut fields = vec![("content".to_owned(), content), ("role".to_owned(), role.to_owned())];
+            for name in ["refusal", "annotations", "tool_calls", "name", "x", "content"] {
+                if random.chance(15) {
+                    let usual = random.of(&["null", "[]", "\"\"", "\"a\""]).to_owned();
+                    let value = if random.chance(50) { usual } else { random.value(2, how) };
+                    fields.insert(random.below(fields.len() + 1), (name.to_owned(), value));
+                }
+            }
+            let Ok(raw) = Raw::parse(random.object(&fields, how)) else { continue };
+            let seen = || (normal(&raw), title(&Message::stored(raw.clone())));
+            assert_eq!(seen(), carefully::run(seen), "{raw:?}");
+            normal_texts += u32::from(Scan::of(raw.bytes(), normal_of_texts).is_some());
+        }
+        assert!(normal_texts > 5_000, "{normal_texts}");
+    }
+
+    /// As it is said: without controls, each blank one space, so many characters.
+    fn shortened(text: &str) -> Option<String> {
+        let cleaned = text.replace(char::is_control, " ");
+        let line = cleaned.split_whitespace().collect::<Vec<_>>().join(" ");
+        let short: String = line.chars().take(TITLE_CHARS).collect();
+        let short = if short.len() < line.len() { format!("{}…", short.trim_end()) } else { short };
+        (!short.is_empty()).then_some(short)
+    }
+
+    #[test]
+    fn a_title_is_cut_where_it_is_said() {
+        for seed in 0..3_000 {
+            let mut random = Random(seed);
+            let count = random.below(70);
+            let pieces = ["a", "bc", "größer", " ", "  ", "\n", "\u{7}", "\u{a0}", "日"];
+            let text: String = (0..count).map(|_| random.of(&pieces)).collect();
+            assert_eq!(short(&text), shortened(&text), "{text:?}");
         }
     }
 
