@@ -78,10 +78,11 @@ fn answer(name: &'static str, text: &'static str) -> Scenario {
     let bytes = Bytes::from_static(text.as_bytes());
     scenario(name, move || {
         ensure!(in_place_of_answer(&bytes).is_none(), "it is an error");
-        let reply = Reply::whole(&bytes)?;
+        let mut reply = Reply::whole(&bytes)?;
         black_box(Message::stored(reply.message()));
         let ended = Ended {
             tail: vec![bytes.clone()],
+            outline: reply.take_outline(),
             plain: true,
             usage_chunk: None,
             usage: reply.usage().ok_or_else(|| anyhow!("usage was told"))?,

@@ -5,6 +5,7 @@ pub mod chunk;
 pub mod history;
 pub mod message;
 pub mod opening;
+pub mod outline;
 pub mod reply;
 pub mod shape;
 pub mod summary;

@@ -1,6 +1,6 @@
 //! An answer as it arrives: assembled from a provider's chunks, or taken whole.
 
-mod whole;
+pub mod whole;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::conversation::outline::Outline;
 use crate::conversation::shape::{Known, Said};
 use crate::conversation::usage::{Counted, Usage, read_usage};
 use crate::json::{Key, Object, Raw};
@@ -30,6 +31,8 @@ pub struct Reply {
     known: Known<Says>,
     usage: Option<(Usage, Raw)>,
     prompt_told: Option<Usage>,
+    /// Of a whole answer that is written as most are.
+    outline: Option<Outline>,
     pieces: u64,
     content_bytes: u64,
     /// Of everything beside text, as it came.
@@ -242,7 +245,11 @@ impl Reply {
     }
 
     fn told(&mut self, usage: &str, within: &Bytes) {
-        match read_usage(usage) {
+        self.counted(read_usage(usage), usage, within);
+    }
+
+    fn counted(&mut self, counted: Option<Counted>, usage: &str, within: &Bytes) {
+        match counted {
             Some(Counted::All(read)) => {
                 self.usage = Some((read, Raw::trusted(within.slice_ref(usage.as_bytes()))));
             }
@@ -277,6 +284,11 @@ impl Reply {
     /// Whether anything was received that is to be paid for: text, tool calls, reasoning, or usage.
     pub fn received(&self) -> bool {
         self.pieces > 0 || self.usage.is_some()
+    }
+
+    /// Hands out where the parts of a whole answer stand.
+    pub fn take_outline(&mut self) -> Option<Outline> {
+        self.outline.take()
     }
 
     /// Whether every choice told why it ended.

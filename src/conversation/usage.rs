@@ -54,11 +54,8 @@ pub enum Counted {
 
 /// Usage as OpenAI and its likes tell it. `None` if a number is missing, negative or no integer.
 pub fn read_usage(text: &str) -> Option<Counted> {
-    let told = Scan::of(text.as_bytes(), Told::pass).or_else(|| serde_json::from_str(text).ok())?;
-    let cached = told.prompt_tokens_details.and_then(|details| details.cached_tokens);
-    let cached = cached.or(told.prompt_cache_hit_tokens).unwrap_or(0).min(told.prompt_tokens);
-    let usage = Usage { prompt: told.prompt_tokens, cached, output: told.completion_tokens.unwrap_or(0) };
-    Some(if told.completion_tokens.is_some() { Counted::All(usage) } else { Counted::Prompt(usage) })
+    let told = Scan::of(text.as_bytes(), Told::pass).or_else(|| serde_json::from_str(text).ok());
+    told.map(Told::counted)
 }
 
 #[derive(Deserialize)]
@@ -79,23 +76,55 @@ fn nothing() -> Option<u64> {
     Some(0)
 }
 
-impl Told {
-    /// The same where it is written as most do.
-    fn pass(scan: &mut Scan<'_>) -> Option<Self> {
-        let (mut prompt, mut output, mut details, mut hit) = (None, None, None, None);
-        scan.object(|scan, name| match name {
-            "prompt_tokens" => once(&mut prompt, scan.count()?),
-            "completion_tokens" => once(&mut output, count(scan)?),
-            "prompt_tokens_details" => once(&mut details, Details::pass(scan)?),
-            "prompt_cache_hit_tokens" => once(&mut hit, count(scan)?),
+/// The counts of usage that is written as most is, taken in field by field.
+#[derive(Default)]
+pub struct Counter {
+    prompt: Option<u64>,
+    output: Option<Option<u64>>,
+    details: Option<Option<Details>>,
+    hit: Option<Option<u64>>,
+}
+
+impl Counter {
+    /// Passes a field's value.
+    pub fn pass(&mut self, scan: &mut Scan<'_>, name: &str) -> Option<()> {
+        match name {
+            "prompt_tokens" => once(&mut self.prompt, scan.count()?),
+            "completion_tokens" => once(&mut self.output, count(scan)?),
+            "prompt_tokens_details" => once(&mut self.details, Details::pass(scan)?),
+            "prompt_cache_hit_tokens" => once(&mut self.hit, count(scan)?),
             _ => scan.value().map(drop),
-        })?;
-        Some(Self {
-            prompt_tokens: prompt?,
-            completion_tokens: output.unwrap_or_else(nothing),
-            prompt_tokens_details: details.flatten(),
-            prompt_cache_hit_tokens: hit.flatten(),
+        }
+    }
+
+    /// What was counted. `None` if a number is missing.
+    pub fn counted(self) -> Option<Counted> {
+        self.told().map(Told::counted)
+    }
+
+    fn told(self) -> Option<Told> {
+        Some(Told {
+            prompt_tokens: self.prompt?,
+            completion_tokens: self.output.unwrap_or_else(nothing),
+            prompt_tokens_details: self.details.flatten(),
+            prompt_cache_hit_tokens: self.hit.flatten(),
         })
+    }
+}
+
+impl Told {
+    fn pass(scan: &mut Scan<'_>) -> Option<Self> {
+        let mut counter = Counter::default();
+        scan.object(|scan, name| counter.pass(scan, name))?;
+        counter.told()
+    }
+
+    fn counted(self) -> Counted {
+        let cached = self.prompt_tokens_details.and_then(|details| details.cached_tokens);
+        let cached = cached.or(self.prompt_cache_hit_tokens).unwrap_or(0).min(self.prompt_tokens);
+        let output = self.completion_tokens.unwrap_or(0);
+        let usage = Usage { prompt: self.prompt_tokens, cached, output };
+        if self.completion_tokens.is_some() { Counted::All(usage) } else { Counted::Prompt(usage) }
     }
 }
 

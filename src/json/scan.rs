@@ -5,6 +5,7 @@
 //! writes them. Who is told `None` reads the text with serde, which also knows what is wrong with it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::json::Key;
 
@@ -72,6 +73,17 @@ impl<'a> Scan<'a> {
         Some((self.text.get(from..self.at)?, read))
     }
 
+    /// Where a part of the text stands that was answered.
+    pub fn place(&self, part: &str) -> Range<usize> {
+        let from = part.as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
+        from..from + part.len()
+    }
+
+    /// The text that stands there.
+    pub fn at(&self, place: &Range<usize>) -> Option<&'a str> {
+        self.text.get(place.clone())
+    }
+
     /// Passes a number that is whole and not negative, as digits alone.
     pub fn count(&mut self) -> Option<u64> {
         self.value()?.parse().ok()
@@ -98,10 +110,12 @@ impl<'a> Scan<'a> {
 
     /// The first byte that is no blank. It is not passed.
     fn next(&mut self) -> Option<u8> {
-        let rest = self.text.as_bytes().get(self.at..)?;
-        let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')).count();
-        self.at += blanks;
-        rest.get(blanks).copied()
+        loop {
+            match *self.text.as_bytes().get(self.at)? {
+                b' ' | b'\n' | b'\t' | b'\r' => self.at += 1,
+                byte => return Some(byte),
+            }
+        }
     }
 
     fn take(&mut self, wanted: u8) -> Option<()> {
@@ -229,7 +243,15 @@ pub fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
 }
 
 /// How many bytes stand for themselves in a string before one that does not: a quotation mark, an escape, a control.
+#[inline]
 pub(super) fn letters(text: &[u8]) -> usize {
+    // Most names and values end in the first word.
+    if let Some(word) = text.first_chunk() {
+        let found = others(u64::from_le_bytes(*word));
+        if found != 0 {
+            return (found.trailing_zeros() / 8) as usize;
+        }
+    }
     let (words, rest) = text.as_chunks::<8>();
     for (at, word) in words.iter().enumerate() {
         let found = others(u64::from_le_bytes(*word));

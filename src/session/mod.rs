@@ -30,6 +30,7 @@ use crate::auth::keyring::Keyring;
 use crate::billing::Billing;
 use crate::billing::money::Nanos;
 use crate::budget::Budget;
+use crate::conversation::outline::Outline;
 use crate::conversation::tokens::Ratios;
 use crate::conversation::turn::{NamedBy, Turn};
 use crate::conversation::usage::Usage;
@@ -268,6 +269,8 @@ pub enum TurnEvent {
 pub struct Ended {
     /// The chunks that tell the end, or the whole answer of a plain call.
     pub tail: Vec<Bytes>,
+    /// Where the parts of that answer stand, if somebody looked.
+    pub outline: Option<Outline>,
     /// Whether it was a plain call.
     pub plain: bool,
     /// The provider's chunk with usage alone, if it sent one.

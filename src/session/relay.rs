@@ -241,6 +241,7 @@ pub async fn relay(
         (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(Box::new(error)),
         (Ok(closed), None) => TurnEvent::Ended(Arc::new(Ended {
             tail: std::mem::take(&mut first.tail),
+            outline: first.reply.take_outline(),
             plain: !turn.stream,
             usage_chunk: first.usage_chunk.take().or_else(|| Some(first.completer.chunk_of(b"[]"))),
             usage: closed.usage,

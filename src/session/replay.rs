@@ -72,6 +72,7 @@ fn again(answered: &Answered, turns: &Turns, turn: &Turn) -> Result<Running, Err
     let [prompt, cached, output] = answered.tokens.map(tokens);
     let ended = Ended {
         tail: vec![tail],
+        outline: None,
         plain: !turn.stream,
         usage_chunk: None,
         usage: Usage { prompt, cached, output },

@@ -6,7 +6,7 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use serde_json::value::RawValue;
 
-use crate::json::ObjectWriter;
+use crate::json::{ObjectWriter, Sink};
 use crate::session::log::EventId;
 
 /// The most that goes out in one piece, in bytes.
@@ -81,25 +81,27 @@ impl io::Write for Pieces {
     }
 }
 
+impl Sink for Pieces {}
+
 /// Takes text, and what it can of other texts without a copy.
-pub trait Sink: io::Write {
+pub trait Slices: Sink {
     /// Adds a slice of `whole`.
     fn slice(&mut self, slice: &[u8], whole: &Bytes);
 }
 
-impl Sink for Pieces {
+impl Slices for Pieces {
     fn slice(&mut self, slice: &[u8], whole: &Bytes) {
         self.share(slice, whole);
     }
 }
 
-impl Sink for Vec<u8> {
+impl Slices for Vec<u8> {
     fn slice(&mut self, slice: &[u8], _: &Bytes) {
         self.extend_from_slice(slice);
     }
 }
 
-impl<S: Sink> ObjectWriter<&mut S> {
+impl<S: Slices> ObjectWriter<&mut S> {
     /// Adds a field whose value is a part of `whole`.
     pub fn slice(&mut self, name: &str, value: &RawValue, whole: &Bytes) {
         self.name(name).out().slice(value.get().as_bytes(), whole);

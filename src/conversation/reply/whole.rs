@@ -7,15 +7,26 @@ use serde::de::Error;
 use serde_json::{Map, Value};
 
 use super::{Choice, ChunkPeek, Reply, given, text_bytes};
+use crate::conversation::outline::{Of, Outline};
+use crate::conversation::usage::Counter;
 use crate::json::{Fields, Raw, Scan, once};
 
 /// An answer of one choice, as most are written.
+#[derive(Default)]
 struct Usual<'a> {
-    usage: Option<&'a str>,
-    index: u64,
-    finish: Option<Cow<'a, str>>,
-    message: &'a str,
+    usage: Option<(&'a str, Counter)>,
+    index: Option<u64>,
+    finish: Option<Option<Cow<'a, str>>>,
+    message: Option<&'a str>,
     content: Option<Cow<'a, str>>,
+    /// Whether choice and message have all that they have to have.
+    is_complete: bool,
+    outline: Outline,
+}
+
+/// The parts of a whole answer, if it has one choice and is written as most are.
+pub fn outline(answer: &[u8]) -> Option<Outline> {
+    Scan::of(answer, Usual::pass).map(|usual| usual.outline)
 }
 
 impl Reply {
@@ -24,13 +35,17 @@ impl Reply {
     /// # Errors
     /// When it is not an answer as OpenAI describes it.
     pub fn whole(answer: &Bytes) -> serde_json::Result<Self> {
-        if let Some(usual) = Scan::of(answer, Usual::pass) {
+        if let Some(usual) = Scan::of(answer, Usual::pass)
+            && let Some(message) = usual.message
+        {
             let mut reply = Self::default();
-            if let Some(usage) = usual.usage {
-                reply.told(usage, answer);
+            if let Some((usage, counter)) = usual.usage {
+                reply.counted(counter.counted(), usage, answer);
             }
-            let message = Raw::trusted(answer.slice_ref(usual.message.as_bytes()));
-            reply.take_whole(usual.index, message, usual.content, usual.finish);
+            let message = Raw::trusted(answer.slice_ref(message.as_bytes()));
+            let (index, finish) = (usual.index.unwrap_or(0), usual.finish.flatten());
+            reply.take_whole(index, message, usual.content, finish);
+            reply.outline = Some(usual.outline);
             return Ok(reply);
         }
         let peek: ChunkPeek<'_> = serde_json::from_slice(answer)?;
@@ -72,46 +87,80 @@ impl Reply {
 
 impl<'a> Usual<'a> {
     fn pass(scan: &mut Scan<'a>) -> Option<Self> {
-        let (mut usage, mut error, mut choices, mut choice) = (None, None, None, None);
-        scan.object(|scan, name| match name {
-            "usage" => once(&mut usage, scan.value()?),
-            "error" => once(&mut error, scan.value()?),
-            "choices" => {
-                once(&mut choices, ())?;
-                scan.array(|scan| once(&mut choice, Self::pass_choice(scan)?))
-            }
-            _ => scan.value().map(drop),
+        let mut usual = Self { outline: Outline::new(), ..Self::default() };
+        let mut outline = std::mem::take(&mut usual.outline);
+        scan.object(|scan, name| {
+            outline.passing(scan, Of::Answer, name, |outline, scan| match name {
+                "usage" if scan.null() => Some(()),
+                "usage" => once(&mut usual.usage, scan.around(|scan| count(scan, outline))?),
+                "choices" => scan.array(|scan| usual.pass_choice(scan, outline)),
+                _ => scan.value().map(drop),
+            })
         })?;
-        let usage = usage.filter(|usage| *usage != "null");
-        choice.map(|choice| Self { usage, ..choice }).filter(|_| scan.is_readable())
+        outline.complete = usual.is_complete;
+        usual.outline = outline;
+        (usual.message.is_some() && scan.is_readable()).then_some(usual)
     }
 
-    fn pass_choice(scan: &mut Scan<'a>) -> Option<Self> {
-        let (mut index, mut finish, mut message) = (None, None, None);
-        scan.object(|scan, name| match name {
-            "index" => once(&mut index, scan.count()?),
-            "finish_reason" if scan.null() => once(&mut finish, None),
-            "finish_reason" => once(&mut finish, Some(scan.text()?)),
-            "message" => once(&mut message, scan.around(Self::pass_message)?),
-            "delta" => None,
-            _ => scan.value().map(drop),
+    /// Passes the only choice.
+    fn pass_choice(&mut self, scan: &mut Scan<'a>, outline: &mut Outline) -> Option<()> {
+        if self.message.is_some() {
+            return None;
+        }
+        let mut logprobs = false;
+        scan.object(|scan, name| {
+            outline.passing(scan, Of::Choice, name, |outline, scan| match name {
+                "index" => once(&mut self.index, scan.count()?),
+                "finish_reason" if scan.null() => once(&mut self.finish, None),
+                "finish_reason" => once(&mut self.finish, Some(scan.text()?)),
+                "message" => {
+                    let (message, whole) = scan.around(|scan| self.pass_message(scan, outline))?;
+                    self.is_complete = whole;
+                    once(&mut self.message, message)
+                }
+                "delta" => None,
+                _ => {
+                    logprobs |= name == "logprobs";
+                    scan.value().map(drop)
+                }
+            })
         })?;
-        let (message, content) = message?;
-        Some(Self { usage: None, index: index.unwrap_or(0), finish: finish.flatten(), message, content })
+        self.is_complete &= logprobs && self.index.is_some() && self.finish.is_some();
+        self.message.map(drop)
     }
 
-    /// Passes a message that says whose it is; answers its text.
-    fn pass_message(scan: &mut Scan<'a>) -> Option<Option<Cow<'a, str>>> {
-        let (mut content, mut role) = (None, None);
-        scan.object(|scan, name| match name {
-            "content" if scan.peek() == Some(b'"') => once(&mut content, Some(scan.text()?)),
-            "content" => scan.value().and_then(|_| once(&mut content, None)),
-            "role" => once(&mut role, scan.value()?),
-            _ => scan.value().map(drop),
+    /// Passes a message that says whose it is; answers whether it has all that it has to have.
+    fn pass_message(&mut self, scan: &mut Scan<'a>, outline: &mut Outline) -> Option<bool> {
+        let (mut role, mut content, mut refusal) = (false, false, false);
+        scan.object(|scan, name| {
+            outline.passing(scan, Of::Message, name, |_, scan| {
+                match name {
+                    "content" => {
+                        content = true;
+                        if scan.peek() == Some(b'"') {
+                            self.content = Some(scan.text()?);
+                            return Some(());
+                        }
+                    }
+                    "refusal" => refusal = true,
+                    "role" => {
+                        role = true;
+                        return scan.value().filter(|role| *role != "null").map(drop);
+                    }
+                    _ => {}
+                }
+                scan.value().map(drop)
+            })
         })?;
-        role.filter(|role| *role != "null")?;
-        Some(content.flatten())
+        role.then_some(content && refusal)
     }
+}
+
+/// Passes what the provider counted.
+fn count(scan: &mut Scan<'_>, outline: &mut Outline) -> Option<Counter> {
+    let mut counter = Counter::default();
+    scan.object(|scan, name| outline.passing(scan, Of::Usage, name, |_, scan| counter.pass(scan, name)))?;
+    Some(counter)
 }
 
 /// A message as it came, if it says whose it is.

@@ -9,7 +9,7 @@ use crate::json::{ObjectWriter, Raw};
 use crate::session::Ended;
 use crate::wire::openai::chat::Told;
 use crate::wire::openai::error::ErrorObject;
-use crate::wire::sse::{Events, Sink};
+use crate::wire::sse::{Events, Slices};
 use crate::wire::template::Template;
 
 #[derive(Deserialize)]
@@ -72,7 +72,7 @@ fn said(chunk: &[u8]) -> Vec<(&'static str, &RawValue)> {
     parts.flatten().filter(said).collect()
 }
 
-fn write(kind: &str, data: &RawValue, chunk: &Bytes, out: &mut impl Sink) {
+fn write(kind: &str, data: &RawValue, chunk: &Bytes, out: &mut impl Slices) {
     let mut writer = ObjectWriter::into(out);
     writer.value("type", kind);
     writer.slice("data", data, chunk);

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::json::{Fields, ObjectWriter, Raw, Scan};
+use crate::conversation::outline::{Copier, Of, Outline};
+use crate::conversation::reply::whole::outline;
+use crate::json::{Fields, ObjectWriter, Raw};
 use crate::session::Ended;
 use crate::wire::openai::chat::Told;
 
 /// What is ours in an answer, in the order in which it is added where the provider has it not.
 const OURS: [&str; 8] = ["id", "object", "created", "model", "usage", "agent_id", "session_id", "content"];
-/// An object of more fields is read with care.
-const FIELDS: usize = 32;
 
 /// The whole answer as clients get it. `None` if what the provider sent is no object.
 pub fn whole(told: &Told, ended: &Ended) -> Option<Bytes> {
@@ -39,12 +39,12 @@ pub fn whole(told: &Told, ended: &Ended) -> Option<Bytes> {
 /// The usage object as clients get it: the provider's own, with cost and balance for those who may see them.
 pub fn usage(told: &Told, ended: &Ended) -> Raw {
     let mut text = Vec::with_capacity(ended.usage_raw.as_ref().map_or(0, |raw| raw.bytes().len()) + 128);
-    if spliced_usage(told, ended, &mut text).is_some() {
+    if spliced_usage(told, ended, None, &mut text).is_some() {
         return Raw::trusted(text);
     }
     let own = ended.usage_raw.as_ref().and_then(|raw| Fields::parse(raw.bytes()).ok());
     let mut usage = own.unwrap_or_default();
-    usage.retain(|name| !is_of_the_operator(name));
+    usage.retain(|name| !is_of_the_operator(name.as_bytes()));
     for (name, count) in counts(ended) {
         usage.set_if_absent(name, || Raw::of(&count));
     }
@@ -56,8 +56,8 @@ pub fn usage(told: &Told, ended: &Ended) -> Raw {
 }
 
 /// What the provider asks of the operator is not what the client pays.
-fn is_of_the_operator(name: &str) -> bool {
-    name == "balance" || name.as_bytes().windows(4).any(|letters| letters == b"cost")
+fn is_of_the_operator(name: &[u8]) -> bool {
+    name == b"balance" || name.windows(4).any(|letters| letters == b"cost")
 }
 
 /// What every usage has.
@@ -94,65 +94,100 @@ fn created(told: &Raw) -> Option<i64> {
     told.read().ok().filter(|seconds| *seconds > 0)
 }
 
-/// The same as [`whole`] comes to with care, written while the provider's answer is passed over; `None` where something
-/// about it is unusual.
+/// The same as [`whole`] comes to with care, put together from what is between the parts that are ours; `None` where
+/// something about the answer is unusual.
 fn spliced(told: &Told, ended: &Ended, answer: &[u8]) -> Option<Vec<u8>> {
-    let content = ended.content.as_deref();
-    Scan::of(answer, |scan| {
-        let size = answer.len() + content.map_or(0, str::len) + 512;
-        let mut out = ObjectWriter::into(Vec::with_capacity(size));
-        let mut names = Names::default();
-        let ours = |name: &str, value: Option<&str>, out: &mut ObjectWriter| {
-            match name {
-                "id" => out.string(name, &told.completion),
-                "object" => out.string(name, "chat.completion"),
-                "created" => {
-                    match value.filter(|value| value.parse().is_ok_and(|seconds: i64| seconds > 0)) {
-                        Some(value) => out.field(name, value.as_bytes()),
-                        None => out.value(name, &told.created),
-                    }
-                }
-                "model" | "agent_id" => out.string(name, &told.agent),
-                "usage" => return spliced_usage(told, ended, out.name(name).out()),
-                "session_id" => out.string(name, &told.session),
-                _ => match content {
-                    Some(text) => out.string(name, text),
-                    None => out.field(name, b"null"),
-                },
+    let found;
+    let outline = match &ended.outline {
+        Some(known) => known,
+        None => {
+            found = outline(answer)?;
+            &found
+        }
+    };
+    let size = answer.len() + ended.content.as_ref().map_or(0, String::len) + 512;
+    let mut out = ObjectWriter::into(Vec::with_capacity(size));
+    let mut copier = Copier::of(answer);
+    let mut there = [false; OURS.len()];
+    for part in outline.parts(Of::Answer) {
+        let name = part.name(answer);
+        let own = OURS.iter().position(|own| own.as_bytes() == name);
+        own.inspect(|at| there[*at] = true);
+        match own {
+            Some(at) if OURS[at] != "created" || !is_time(part.value(answer)) => {
+                copier.flush(&mut out);
+                ours(OURS[at], told, ended, (outline, answer), &mut out)?;
             }
-            Some(())
-        };
-        scan.object(|scan, name| {
-            names.add(name)?;
-            match name {
-                "choices" => spliced_choices(scan, out.name(name).out()),
-                name if OURS.contains(&name) => ours(name, Some(scan.value()?), &mut out),
-                name => scan.value().map(|value| out.field(name, value.as_bytes())),
+            None if name == b"choices" && !outline.complete => {
+                copier.flush(&mut out);
+                completed_choice(outline, answer, out.name("choices").out());
             }
-        })?;
-        OURS.iter().filter(|name| !names.has(name)).try_for_each(|name| ours(name, None, &mut out))?;
-        Some(out.close())
-    })
+            _ => copier.copy(part, &mut out),
+        }
+    }
+    copier.flush(&mut out);
+    for (name, _) in OURS.iter().zip(there).filter(|(_, there)| !there) {
+        ours(name, told, ended, (outline, answer), &mut out)?;
+    }
+    Some(out.close())
 }
 
-/// The same as [`usage`] comes to with care.
-fn spliced_usage(told: &Told, ended: &Ended, out: &mut Vec<u8>) -> Option<()> {
-    let mut out = ObjectWriter::into(out);
-    let mut names = Names::default();
-    if let Some(own) = &ended.usage_raw {
-        Scan::of(own.bytes(), |scan| {
-            scan.object(|scan, name| {
-                names.add(name)?;
-                let value = scan.value()?;
-                if !is_of_the_operator(name) {
-                    out.field(name, value.as_bytes());
-                }
-                Some(())
-            })
-        })?;
+/// The same as [`created`] tells.
+fn is_time(told: &[u8]) -> bool {
+    std::str::from_utf8(told).ok().and_then(|told| told.parse().ok()).is_some_and(|seconds: i64| seconds > 0)
+}
+
+/// Writes what is ours by that name.
+fn ours(
+    name: &str,
+    told: &Told,
+    ended: &Ended,
+    parts: (&Outline, &[u8]),
+    out: &mut ObjectWriter,
+) -> Option<()> {
+    match name {
+        "id" => out.string(name, &told.completion),
+        "object" => out.string(name, "chat.completion"),
+        "created" => out.value(name, &told.created),
+        "model" | "agent_id" => out.string(name, &told.agent),
+        "usage" => return spliced_usage(told, ended, Some(parts), out.name(name).out()),
+        "session_id" => out.string(name, &told.session),
+        _ => match &ended.content {
+            Some(text) => out.string(name, text),
+            None => out.field(name, b"null"),
+        },
     }
+    Some(())
+}
+
+/// The same as [`usage`] comes to with care; `parts` may be those of the answer that it stands in.
+fn spliced_usage(
+    told: &Told,
+    ended: &Ended,
+    parts: Option<(&Outline, &[u8])>,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    let found;
+    let own = ended.usage_raw.as_ref().map(|raw| &raw.bytes()[..]);
+    let stands_there = |(outline, text): &(&Outline, &[u8])| {
+        let usage = outline.parts(Of::Answer).find(|part| part.name(text) == b"usage");
+        own.is_some() && usage.map(|part| part.value(text)) == own
+    };
+    let (outline, text) = match parts.filter(stands_there) {
+        Some(parts) => parts,
+        None => {
+            found = own.map_or_else(|| Some(Outline::default()), |own| Outline::of_object(own, Of::Usage))?;
+            (&found, own.unwrap_or_default())
+        }
+    };
+    let mut out = ObjectWriter::into(out);
+    let mut copier = Copier::of(text);
+    for part in outline.parts(Of::Usage).filter(|part| !is_of_the_operator(part.name(text))) {
+        copier.copy(part, &mut out);
+    }
+    copier.flush(&mut out);
     for (name, count) in counts(ended) {
-        if !names.has(name) {
+        if !outline.has(Of::Usage, name, text) {
             out.value(name, &count);
         }
     }
@@ -164,91 +199,40 @@ fn spliced_usage(told: &Told, ended: &Ended, out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// The choices as they are if no key is missing in any of them, and else as [`with_required_keys`] writes them.
-fn spliced_choices(scan: &mut Scan<'_>, out: &mut Vec<u8>) -> Option<()> {
-    let (begin, mut at, mut added) = (out.len(), 0_usize, false);
+/// The only choice as [`with_required_keys`] writes it.
+fn completed_choice(outline: &Outline, answer: &[u8], out: &mut Vec<u8>) {
     out.push(b'[');
-    let (raw, ()) = scan.around(|scan| {
-        scan.array(|scan| {
-            if at > 0 {
-                out.push(b',');
-            }
-            added |= spliced_choice(scan, at, out)?;
-            at += 1;
-            Some(())
-        })
-    })?;
-    out.push(b']');
-    if !added {
-        out.truncate(begin);
-        out.extend_from_slice(raw.as_bytes());
-    }
-    Some(())
-}
-
-/// Writes a choice; answers whether a key was missing.
-fn spliced_choice(scan: &mut Scan<'_>, at: usize, out: &mut Vec<u8>) -> Option<bool> {
-    let mut names = Names::default();
-    let mut writer = ObjectWriter::into(out);
-    let mut added = false;
-    scan.object(|scan, name| {
-        names.add(name)?;
-        match name {
-            "message" => added |= spliced_message(scan, writer.name(name).out())?,
-            name => writer.field(name, scan.value()?.as_bytes()),
-        }
-        Some(())
-    })?;
-    if !names.has("message") {
-        return None;
-    }
-    for (name, value) in [("index", None), ("logprobs", Some("null")), ("finish_reason", Some("null"))] {
-        if !names.has(name) {
-            added = true;
-            match value {
-                Some(value) => writer.field(name, value.as_bytes()),
-                None => writer.value(name, &at),
-            }
+    let mut choice = ObjectWriter::into(out);
+    let mut copier = Copier::of(answer);
+    for part in outline.parts(Of::Choice) {
+        if part.name(answer) == b"message" {
+            copier.flush(&mut choice);
+            completed_message(outline, answer, choice.name("message").out());
+        } else {
+            copier.copy(part, &mut choice);
         }
     }
-    writer.close();
-    Some(added)
-}
-
-/// Writes a message; answers whether a key was missing.
-fn spliced_message(scan: &mut Scan<'_>, out: &mut Vec<u8>) -> Option<bool> {
-    let mut names = Names::default();
-    let mut writer = ObjectWriter::into(out);
-    scan.object(|scan, name| {
-        names.add(name)?;
-        writer.field(name, scan.value()?.as_bytes());
-        Some(())
-    })?;
-    let mut added = false;
-    for (name, value) in [("role", "\"assistant\""), ("content", "null"), ("refusal", "null")] {
-        if !names.has(name) {
-            added = true;
-            writer.field(name, value.as_bytes());
+    copier.flush(&mut choice);
+    for (name, value) in [("index", "0"), ("logprobs", "null"), ("finish_reason", "null")] {
+        if !outline.has(Of::Choice, name, answer) {
+            choice.field(name, value.as_bytes());
         }
     }
-    writer.close();
-    Some(added)
+    choice.close().push(b']');
 }
 
-/// The names of an object's fields.
-#[derive(Default)]
-struct Names<'a>(Vec<&'a str>);
-
-impl<'a> Names<'a> {
-    /// `None` if it is there already, or there are very many.
-    fn add(&mut self, name: &'a str) -> Option<()> {
-        let usual = self.0.len() < FIELDS && !self.has(name);
-        usual.then(|| self.0.push(name))
+fn completed_message(outline: &Outline, answer: &[u8], out: &mut Vec<u8>) {
+    let mut message = ObjectWriter::into(out);
+    let mut copier = Copier::of(answer);
+    outline.parts(Of::Message).for_each(|part| copier.copy(part, &mut message));
+    copier.flush(&mut message);
+    // It says whose it is, or it has no outline.
+    for name in ["content", "refusal"] {
+        if !outline.has(Of::Message, name, answer) {
+            message.field(name, b"null");
+        }
     }
-
-    fn has(&self, name: &str) -> bool {
-        self.0.contains(&name)
-    }
+    message.close();
 }
 
 #[cfg(test)]

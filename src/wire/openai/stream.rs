@@ -6,7 +6,7 @@ use crate::json::{Object, ObjectWriter, Raw};
 use crate::session::Ended;
 use crate::wire::openai::answer::usage;
 use crate::wire::openai::chat::Told;
-use crate::wire::sse::{Events, Sink};
+use crate::wire::sse::{Events, Slices};
 use crate::wire::template::Template;
 
 /// Writes the events of one stream.
@@ -74,7 +74,7 @@ fn write(
     chunk: &Bytes,
     usage: Option<&Raw>,
     first: bool,
-    out: &mut impl Sink,
+    out: &mut impl Slices,
 ) {
     let has = |name: &str| fields.iter().any(|(own, _)| own == name);
     let mut writer = ObjectWriter::into(out);

@@ -115,6 +115,7 @@ fn answer(random: &mut Random) -> Bytes {
 fn ended(whole: &Bytes, reply: Option<&Reply>, usage_raw: Option<Raw>) -> Ended {
     Ended {
         tail: vec![whole.clone()],
+        outline: None,
         plain: true,
         usage_chunk: None,
         usage: reply.and_then(Reply::usage).unwrap_or_default(),
@@ -141,7 +142,8 @@ fn told(money: bool) -> Told {
 /// Everything that anybody can see of an answer.
 fn seen(text: &Bytes) -> Vec<String> {
     let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
-    let reply = Reply::whole(text);
+    let mut reply = Reply::whole(text);
+    let outline = reply.as_mut().ok().and_then(Reply::take_outline);
     let mut seen = vec![format!("{:?}", in_place_of_answer(text))];
     match &reply {
         Ok(reply) => {
@@ -159,7 +161,9 @@ fn seen(text: &Bytes) -> Vec<String> {
     let other = Raw::parse(text.clone()).ok();
     let told_usage = reply.and_then(Reply::usage_raw).cloned();
     for (money, usage) in [(true, told_usage.clone()), (false, told_usage), (true, None), (false, other)] {
-        let ended = ended(text, reply, usage);
+        let mut ended = ended(text, reply, usage);
+        seen.push(whole(&told(money), &ended).map_or_else(String::new, |answer| shown(&answer)));
+        ended.outline = outline.clone();
         seen.push(whole(&told(money), &ended).map_or_else(String::new, |answer| shown(&answer)));
         seen.push(format!("{:?}", super::usage(&told(money), &ended)));
     }
@@ -183,7 +187,7 @@ fn whatever_a_provider_answers_nobody_can_tell_whether_it_was_read_with_care() {
         spliced_answers += u32::from(spliced(&told(true), &ended(&text, None, None), &text).is_some());
         refused += u32::from(Reply::whole(&text).is_err());
     }
-    assert!(spliced_answers > 3_000 && refused > 200, "{spliced_answers} spliced, {refused} refused");
+    assert!(spliced_answers > 1_500 && refused > 200, "{spliced_answers} spliced, {refused} refused");
 }
 
 /// Written out, for who reads this: what is ours is put in, what is missing is added, the rest is untouched.
