@@ -221,8 +221,25 @@ fn content_of<'a>(scan: &mut Scan<'a>) -> Option<Cow<'a, str>> {
     content.filter(|_| scan.is_readable())
 }
 
+/// The same of a text that begins with one line of ASCII, or is one.
+fn short_of_line(text: &str) -> Option<String> {
+    let begin = &text.as_bytes()[..text.len().min(TITLE_CHARS + 1)];
+    let tidy = begin.iter().all(|byte| matches!(byte, b' '..=b'~'))
+        && !begin.starts_with(b" ")
+        && !begin.ends_with(b" ")
+        && memchr::memmem::find(begin, b"  ").is_none();
+    let cut = || match text.len() > TITLE_CHARS {
+        true => format!("{}…", text[..TITLE_CHARS].trim_end()),
+        false => text.to_owned(),
+    };
+    tidy.then(cut)
+}
+
 /// The first characters of a text, in one line; `None` if there is nothing to be seen.
 fn short(text: &str) -> Option<String> {
+    if let Some(short) = short_of_line(text) {
+        return Some(short).filter(|short| !short.is_empty());
+    }
     let mut end = text.len().min(TITLE_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -377,7 +394,8 @@ mod tests {
             let mut random = Random(seed);
             let count = random.below(70);
             let pieces = ["a", "bc", "größer", " ", "  ", "\n", "\u{7}", "\u{a0}", "日"];
-            let text: String = (0..count).map(|_| random.of(&pieces)).collect();
+            let pieces = if random.chance(50) { &pieces[..] } else { &["a", "word", "b c", "a ", "~"] };
+            let text: String = (0..count).map(|_| random.of(pieces)).collect();
             assert_eq!(short(&text), shortened(&text), "{text:?}");
         }
     }

@@ -112,7 +112,8 @@ impl<'a> Copier<'a> {
         let field = part.name.start.saturating_sub(1)..part.value.end;
         // Quotation mark and colon.
         let is_tight = part.value.start == part.name.end + 2;
-        let follows = self.waiting.end + 1 == field.start && self.text.get(self.waiting.end) == Some(&b',');
+        // All that can stand there is the comma.
+        let follows = self.waiting.end + 1 == field.start;
         if is_tight && follows && !self.waiting.is_empty() {
             self.waiting.end = field.end;
             return;

@@ -40,6 +40,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The first byte of the value that comes.
+    #[inline]
     pub fn peek(&mut self) -> Option<u8> {
         self.next()
     }
@@ -66,6 +67,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The text of the value that `read` passes, and what it makes of it.
+    #[inline]
     pub fn around<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<(&'a str, T)> {
         self.next()?;
         let from = self.at;
@@ -74,6 +76,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Where a part of the text stands that was answered.
+    #[inline]
     pub fn place(&self, part: &str) -> Range<usize> {
         let from = part.as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
         from..from + part.len()
@@ -90,6 +93,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Passes a string without escapes; answers what it says.
+    #[inline]
     pub fn plain(&mut self) -> Option<&'a str> {
         let (inside, escapes) = self.string()?;
         (!escapes).then_some(inside)
@@ -99,7 +103,10 @@ impl<'a> Scan<'a> {
     pub fn text(&mut self) -> Option<Cow<'a, str>> {
         match self.around(Self::string)? {
             (_, (inside, false)) => Some(Cow::Borrowed(inside)),
-            (quoted, (_, true)) => serde_json::from_str(quoted).ok().map(|Key(text)| text),
+            (quoted, (inside, true)) => {
+                let text = unescaped(inside).map(Cow::Owned);
+                text.or_else(|| serde_json::from_str(quoted).ok().map(|Key(text)| text))
+            }
         }
     }
 
@@ -109,6 +116,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The first byte that is no blank. It is not passed.
+    #[inline]
     fn next(&mut self) -> Option<u8> {
         loop {
             match *self.text.as_bytes().get(self.at)? {
@@ -118,6 +126,7 @@ impl<'a> Scan<'a> {
         }
     }
 
+    #[inline]
     fn take(&mut self, wanted: u8) -> Option<()> {
         (self.next()? == wanted).then(|| self.at += 1)
     }
@@ -225,6 +234,7 @@ impl<'a> Scan<'a> {
         Some(())
     }
 
+    #[inline]
     fn is(&self, byte: u8) -> bool {
         self.text.as_bytes().get(self.at) == Some(&byte)
     }
@@ -235,6 +245,27 @@ impl<'a> Scan<'a> {
         self.at += count;
         (count > 0).then_some(())
     }
+}
+
+/// What the inside of a string says whose escapes are all of one letter.
+fn unescaped(inside: &str) -> Option<String> {
+    let mut text = String::with_capacity(inside.len());
+    let mut rest = inside;
+    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
+        text.push_str(&rest[..at]);
+        text.push(match rest.as_bytes().get(at + 1)? {
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            letter @ (b'"' | b'\\' | b'/') => char::from(*letter),
+            _ => return None,
+        });
+        rest = &rest[at + 2..];
+    }
+    text.push_str(rest);
+    Some(text)
 }
 
 /// Puts a value where there is none yet: a name that stands twice is for who reads with care.
