@@ -155,6 +155,13 @@ impl History {
     ///
     /// Turns that begin with the result of a tool stay with the turn that called it.
     fn start(&self, covered: usize, room: u64, ratio: Ratio) -> (usize, usize) {
+        let begins_with_result =
+            |start: usize| self.messages.get(start).is_some_and(|first| first.role.is_result());
+        if room == u64::MAX {
+            // Whatever they weigh.
+            let first = self.starts.iter().position(|start| *start >= covered && !begins_with_result(*start));
+            return first.map_or((self.messages.len(), 0), |at| (self.starts[at], self.starts.len() - at));
+        }
         let (mut kept, mut kept_turns, mut used) = (self.messages.len(), 0, 0_u64);
         for (count, start) in self.starts.iter().rev().enumerate().take_while(|(_, start)| **start >= covered)
         {
@@ -163,8 +170,7 @@ impl History {
             if used > room {
                 break;
             }
-            let first = self.messages.get(*start).map(|message| message.role);
-            if !first.is_some_and(Role::is_result) {
+            if !begins_with_result(*start) {
                 (kept, kept_turns) = (*start, count + 1);
             }
         }
@@ -261,6 +267,23 @@ mod tests {
         let new = say("u 6");
         let kept = stored.window(Some(16), &[&new], Ratio::default());
         assert_eq!((kept.kept.len(), kept.dropped), (0, 2));
+    }
+
+    #[test]
+    fn without_a_window_it_is_as_with_one_that_is_wide_enough() {
+        let stored = [
+            history(&[]),
+            history(&[&["u 1", "a 2"], &["u 3", "a 4"]]),
+            history(&[&["t result", "a 2"], &["u 3", "a call"], &["t result", "a 4"]]),
+            history(&[&["t result", "a 2"]]),
+        ];
+        for stored in stored {
+            let kept = |window| {
+                let found = stored.window(window, &[], Ratio::default());
+                (found.kept.len(), found.dropped)
+            };
+            assert_eq!(kept(None), kept(Some(1_000_000)));
+        }
     }
 
     /// Ten turns of 108 tokens each.

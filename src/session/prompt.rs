@@ -76,17 +76,16 @@ impl Prompt {
             scale,
         };
         prompt.messages.extend(instructions.as_deref().map(system));
-        // An answer that was cut before its first token says nothing and would only be refused.
-        let kept: Vec<&Message> = kept.iter().filter(|message| !message.empty).collect();
-        let told: Vec<&Message> = kept.iter().chain(&new).copied().collect();
         for message in leading {
             prompt.push(message);
         }
-        for (at, message) in told.iter().enumerate() {
+        // An answer that was cut before its first token says nothing and would only be refused.
+        let kept = kept.iter().filter(|message| !message.empty).map(|message| (message, true));
+        let mut told = kept.chain(new.iter().map(|message| (*message, false))).peekable();
+        while let Some((message, is_old)) = told.next() {
             // So would a call that was cut short or given up: nobody will answer it any more.
-            let given_up = at < kept.len()
-                && message.calls
-                && !told.get(at + 1).is_none_or(|next| next.role.is_result());
+            let given_up =
+                is_old && message.calls && !told.peek().is_none_or(|(next, _)| next.role.is_result());
             match given_up.then(|| message.without_calls()) {
                 Some(rest) => rest.iter().for_each(|rest| prompt.push(rest)),
                 None => prompt.push(message),
