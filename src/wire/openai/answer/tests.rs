@@ -173,7 +173,7 @@ fn seen(text: &Bytes) -> Vec<String> {
 #[test]
 fn whatever_a_provider_answers_nobody_can_tell_whether_it_was_read_with_care() {
     let (mut spliced_answers, mut refused) = (0, 0);
-    for seed in 0..6_000 {
+    for seed in 0..3_000 {
         let text = answer(&mut Random(seed));
         let (got, careful) = (seen(&text), carefully::run(|| seen(&text)));
         assert_eq!(got.len(), careful.len(), "seed {seed}");
@@ -187,7 +187,7 @@ fn whatever_a_provider_answers_nobody_can_tell_whether_it_was_read_with_care() {
         spliced_answers += u32::from(spliced(&told(true), &ended(&text, None, None), &text).is_some());
         refused += u32::from(Reply::whole(&text).is_err());
     }
-    assert!(spliced_answers > 1_500 && refused > 200, "{spliced_answers} spliced, {refused} refused");
+    assert!(spliced_answers > 700 && refused > 100, "{spliced_answers} spliced, {refused} refused");
 }
 
 /// Written out, for who reads this: what is ours is put in, what is missing is added, the rest is untouched.
