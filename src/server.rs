@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix::Arbiter;
 use actix_cors::Cors;
 use actix_web::dev::ServerHandle;
-use actix_web::middleware::{Condition, NormalizePath, from_fn};
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::{App, web};
 use anyhow::Context;
 use futures_util::future::select_all;
@@ -248,7 +248,6 @@ fn listen(
             .app_data(agents.clone())
             .app_data(routes.clone())
             .app_data(credentials.clone())
-            .wrap(NormalizePath::trim()) // both spellings, without a redirect that would drop the body
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
             .wrap(from_fn(http::trace))
             .wrap(from_fn(intake::watch))

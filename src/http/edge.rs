@@ -1,4 +1,4 @@
-//! What every answer gets: a request id, the time it took, the rate headers, and errors in one form.
+//! What every request gets, a tidy path, and every answer: a request id, the time it took, the rate headers, and errors in one form.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use actix_web::{HttpMessage, ResponseError};
 
 use crate::error::{Error, Invalid};
 use crate::http::error::ApiError;
-use crate::http::peer;
+use crate::http::{paths, peer};
 use crate::id::RequestId;
 use crate::metrics;
 use crate::rate_limit::Status;
@@ -32,6 +32,7 @@ pub async fn trace(
         // The same answer as to GET; its body is not sent.
         request.head_mut().method = Method::GET;
     }
+    paths::tidy(&mut request);
     let mut answer = in_one_form(next.call(request).await?.map_into_boxed_body());
     log(&answer, &id, started);
     count(&answer, started);

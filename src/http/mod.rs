@@ -16,6 +16,7 @@ mod metrics;
 mod native;
 mod openai;
 mod openapi;
+mod paths;
 pub mod peer;
 mod query;
 pub mod routes;

@@ -43,6 +43,18 @@ fn a_connection_is_used_again_after_plain_and_streamed_answers() {
 }
 
 #[test]
+fn slashes_too_many_in_a_path_change_neither_the_call_nor_its_body() {
+    let app = App::start();
+    let body = app.saying("Hello", json!({})).to_string();
+    for path in ["/v1/chat/completions/", "//v1///chat/completions", "/v1/chat/completions//?a=//b/"] {
+        let request = chat_request(&app, &app.agent_key, &body).replace("/v1/chat/completions", path);
+        assert_eq!(statuses(&app, &request), ["200", "200"], "{path}");
+    }
+    assert_eq!(app.charges().len(), 3);
+    app.finish();
+}
+
+#[test]
 fn the_body_of_a_refused_request_is_never_taken_for_the_next_request() {
     let app = App::start();
     let smuggled = "GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n";
