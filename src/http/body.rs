@@ -141,7 +141,8 @@ pub fn check_head(headers: &HeaderMap, limit: usize) -> Result<(), Error> {
     Ok(())
 }
 
-fn told_length(headers: &HeaderMap) -> Option<usize> {
+/// The length of a body, where the head tells one.
+pub fn told_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 

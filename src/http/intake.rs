@@ -1,19 +1,30 @@
-//! Tells a connection where its request stands, and closes it after a body that was not read to its end.
+//! Tells a connection where its request stands, and what becomes of a body that nobody wanted: a small one that is there
+//! is read and thrown away, after any other the connection is closed. So a refusal costs no new connection, which would
+//! cost more than the refusal.
 
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use actix_web::HttpMessage;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
+use tokio::time::timeout;
 
+use crate::http::body::told_length;
 use crate::http::socket::Line;
+
+/// The largest body that is thrown away, in bytes.
+const SCRAP: usize = 16 * 1024;
+/// How long it may take to come: many clients send a head and its body one after the other.
+const SCRAP_WAIT: Duration = Duration::from_millis(50);
 
 /// Wraps every request.
 ///
@@ -31,24 +42,59 @@ pub async fn watch(
     let source = match request.take_payload() {
         Payload::None => None,
         payload => {
-            let source = Rc::new(RefCell::new(Source { payload, over: false, line }));
+            let source = Rc::new(RefCell::new(Source { payload, state: State::Coming, line }));
             request.set_payload(Payload::Stream { payload: Box::pin(Reading(source.clone())) });
             Some(source)
         }
     };
     let mut answer = next.call(request).await?;
-    answering.unread = source.filter(|source| !source.borrow().over);
-    if answering.unread.is_some() {
-        answer.response_mut().head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+    if let Some(source) = source.filter(|source| source.borrow().state != State::Over)
+        && !(is_scrap(&answer) && thrown_away(&source).await)
+    {
+        answering.unread = Some(source);
+        answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(answer.map_body(|_, body| BoxBody::new(Answer { body, _answering: answering })))
+}
+
+/// Whether it is worth a try to read what is left of this body.
+fn is_scrap(answer: &ServiceResponse<BoxBody>) -> bool {
+    answer.status() != StatusCode::REQUEST_TIMEOUT
+        && told_length(answer.request().headers()).is_none_or(|length| length <= SCRAP)
+}
+
+/// Reads what is left of a body; whether it was so little, and came so soon.
+async fn thrown_away(source: &Rc<RefCell<Source>>) -> bool {
+    let (mut left, mut room) = (Reading(source.clone()), SCRAP);
+    let all = async {
+        while let Some(Ok(piece)) = left.next().await {
+            match room.checked_sub(piece.len()) {
+                Some(less) => room = less,
+                None => return,
+            }
+        }
+    };
+    // What takes longer is closed, as is what broke off.
+    let _ = timeout(SCRAP_WAIT, all).await;
+    let source = source.borrow();
+    source.line.want(false);
+    source.state == State::Over
 }
 
 /// A body as it comes from the connection.
 struct Source {
     payload: Payload,
-    over: bool,
+    state: State,
     line: Rc<Line>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Coming,
+    /// It was read to its end.
+    Over,
+    /// It broke off.
+    Broken,
 }
 
 /// A body as a handler reads it.
@@ -62,7 +108,11 @@ impl Stream for Reading {
         let piece = Pin::new(&mut source.payload).poll_next(context);
         source.line.want(piece.is_pending());
         let piece = ready!(piece);
-        source.over |= piece.is_none();
+        match &piece {
+            None => source.state = State::Over,
+            Some(Err(_)) => source.state = State::Broken,
+            Some(Ok(_)) => {}
+        }
         Poll::Ready(piece)
     }
 }

@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use serde_json::json;
 
 use crate::app::App;
-use crate::client::PATIENCE;
+use crate::client::{PATIENCE, Stream};
+use crate::hostile;
 
 const LAST: &str = "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
@@ -69,6 +70,64 @@ fn the_body_of_a_refused_request_is_never_taken_for_the_next_request() {
         let statuses = statuses(&app, &request);
         assert_eq!(statuses[0], status);
         assert!(statuses.len() <= 2, "the body was taken for a request: {statuses:?}");
+    }
+    app.finish();
+}
+
+/// Refused without a look at their bodies, for each reason that there is.
+fn refused(app: &App, body: &str) -> [(u16, String); 4] {
+    let ours = chat_request(app, &app.agent_key, body);
+    [
+        (401, chat_request(app, "ak_nobody", body)),
+        (403, chat_request(app, &app.operator_token, body)),
+        (404, ours.replace("/v1/chat/completions", "/nowhere")),
+        (415, ours.replace("application/json", "text/plain")),
+    ]
+}
+
+#[test]
+fn a_refusal_keeps_the_connection_when_the_body_is_small_and_there() {
+    let app = App::start();
+    let chunks = |request: String| {
+        let (head, body) = request.split_once("\r\n\r\n").expect("a head");
+        let (head, _) = head.rsplit_once("\r\n").expect("its length is the last line");
+        format!("{head}\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len())
+    };
+    for body in ["{}".to_owned(), "x".repeat(16 * 1024)] {
+        for (status, request) in refused(&app, &body) {
+            for request in [request.clone(), chunks(request)] {
+                let mut stream = hostile::connect(&app);
+                for _ in 0..3 {
+                    stream.write_all(request.as_bytes()).expect("the connection is open");
+                    let answer = Stream::read(stream.try_clone().expect("another handle"));
+                    let answer = answer.and_then(Stream::into_answer).expect("a whole answer");
+                    assert_eq!(answer.status, status, "{}", answer.text());
+                    assert_eq!(answer.headers.find("connection"), None, "{status}");
+                }
+                stream.write_all(LAST.as_bytes()).expect("the connection is open");
+                assert_eq!(hostile::statuses(&hostile::read_to_close(&mut stream)), [200]);
+            }
+        }
+    }
+    app.finish();
+}
+
+#[test]
+fn a_refusal_closes_the_connection_when_the_body_is_large_or_does_not_come() {
+    let app = App::start();
+    let large = "x".repeat(16 * 1024 + 1);
+    let chunk = format!("{:x}\r\n{large}\r\n", large.len());
+    for (status, request) in refused(&app, &large) {
+        let (head, _) = request.split_once("\r\n\r\n").expect("a head");
+        let (other, _) = head.rsplit_once("\r\n").expect("its length is the last line");
+        let slow = format!("{other}\r\nContent-Length: 10\r\n\r\n12345");
+        let endless = format!("{other}\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
+        let broken = format!("{other}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+        for request in [request, slow, endless, broken] {
+            let said = hostile::exchange(&app, request.as_bytes());
+            assert_eq!(hostile::statuses(&said)[0], status, "{said}");
+            assert!(said.to_ascii_lowercase().contains("connection: close"), "{said}");
+        }
     }
     app.finish();
 }
