@@ -1,6 +1,7 @@
 //! What every request gets, a tidy path, and every answer: a request id, the time it took, the rate headers, and errors in one form.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::cell::Cell;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -16,6 +17,10 @@ use crate::id::RequestId;
 use crate::metrics;
 use crate::rate_limit::Status;
 use crate::rate_limit::bucket::Level;
+
+/// How often a thread logs one of the requests that it had no room for: to write a line for each would cost more than
+/// to refuse it.
+const LOUD: Duration = Duration::from_secs(1);
 
 /// Wraps every request.
 ///
@@ -87,11 +92,27 @@ fn log(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) {
     let from = peer::client(request).map(tracing::field::display);
     let error = answer.response().error().and_then(|error| error.as_error::<ApiError>());
     let cause = error.and_then(ApiError::cause).unwrap_or_default();
-    if status >= 500 {
+    if error.is_some_and(ApiError::is_for_want_of_room) {
+        let Some(silent) = loud(started) else { return };
+        tracing::error!(request = %id, from, %method, path, status, ms, client_id, retry, silent, "no room");
+    } else if status >= 500 {
         tracing::error!(request = %id, from, %method, path, status, ms, client_id, retry, cause, "answered");
     } else {
         tracing::debug!(request = %id, from, %method, path, status, ms, client_id, retry, "answered");
     }
+}
+
+/// Whether it is time for a line about a request that there was no room for; of how many there was none before it.
+fn loud(now: Instant) -> Option<u64> {
+    thread_local! {
+        static LAST: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
+    }
+    let (line, silent) = match LAST.get() {
+        Some((last, silent)) if now.saturating_duration_since(last) < LOUD => (None, (last, silent + 1)),
+        known => (Some(known.map_or(0, |(_, silent)| silent)), (now, 0)),
+    };
+    LAST.set(Some(silent));
+    line
 }
 
 fn count(answer: &ServiceResponse<BoxBody>, started: Instant) {
@@ -160,5 +181,14 @@ mod tests {
         assert_eq!(text(1_000), "1s");
         assert_eq!(text(1_001), "2s");
         assert_eq!(text(360_000), "6m0s");
+    }
+
+    #[test]
+    fn a_line_about_many_refusals_tells_of_how_many_there_was_none() {
+        let began = Instant::now();
+        assert_eq!(loud(began), Some(0));
+        assert_eq!((0..5).filter_map(|_| loud(began + LOUD / 2)).count(), 0);
+        assert_eq!(loud(began + LOUD), Some(5));
+        assert_eq!(loud(began + LOUD * 2), Some(0));
     }
 }

@@ -69,6 +69,11 @@ impl ApiError {
         metrics::failed(kind, if own { "upstream_bad_request" } else { code });
     }
 
+    /// Whether the server had no room for the request, as it has none for many at the same time.
+    pub fn is_for_want_of_room(&self) -> bool {
+        matches!(self.error, Error::Overloaded)
+    }
+
     /// What the log needs to know, for errors that are not the client's.
     pub fn cause(&self) -> Option<&str> {
         match &self.error {
