@@ -34,7 +34,9 @@ pub struct Line {
     answered: Cell<u64>,
     /// Whether the last answer was the last one of the connection.
     closing: Cell<bool>,
-    /// Whom another phase concerns.
+    /// Whether there is something to read of which the kernel will not tell.
+    held: Cell<bool>,
+    /// Whom that concerns when it may be read.
     reader: RefCell<Option<Waker>>,
 }
 
@@ -70,6 +72,7 @@ impl Line {
     fn set(&self, phase: Phase) {
         if self.phase.replace(phase) != phase
             && phase != Phase::Busy
+            && self.held.get()
             && let Some(reader) = &*self.reader.borrow()
         {
             reader.wake_by_ref();
@@ -155,6 +158,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
                 return Poll::Ready(Ok(()));
             }
             self.ahead.extend_from_slice(buf.filled());
+            self.line.held.set(true);
         }
         Poll::Pending
     }
@@ -169,17 +173,33 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
         self.ahead.drain(..size);
         if self.ahead.is_empty() {
             self.ahead = Vec::new();
+            self.line.held.set(false);
         }
         Poll::Ready(Ok(()))
     }
 
-    fn read_head(&mut self, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// Begins the wait for the next head, if an answer ended since; whether it did.
+    ///
+    /// Called where answers are flushed, so that the connection's task is not woken once more for it.
+    fn await_head(&mut self, context: &mut Context<'_>) -> bool {
         let answered = self.line.answered.get();
-        if answered != self.since {
-            (self.since, self.read, self.searched) = (answered, 0, false);
-            let wait = if self.line.closing.get() { LINGER * 2 } else { self.patience.keep_alive };
-            self.timer.as_mut().reset(Instant::now() + wait);
-            // What was read ahead comes first.
+        if answered == self.since || self.line.phase.get() != Phase::Waiting {
+            return false;
+        }
+        // Of several requests that came at once, actix-http may have left some for its next turn.
+        let more = answered - self.since > 1 || !self.ahead.is_empty();
+        (self.since, self.read, self.searched) = (answered, 0, false);
+        let wait = if self.line.closing.get() { LINGER * 2 } else { self.patience.keep_alive };
+        self.timer.as_mut().reset(Instant::now() + wait);
+        if more || self.timer.as_mut().poll(context).is_ready() {
+            context.waker().wake_by_ref();
+        }
+        true
+    }
+
+    fn read_head(&mut self, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.await_head(context) {
+            // What actix-http has read already comes first.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -293,7 +313,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let socket = self.get_mut();
+        if socket.bounded && !socket.refused {
+            socket.await_head(context);
+        }
+        Pin::new(&mut socket.stream).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
