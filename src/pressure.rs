@@ -85,7 +85,7 @@ impl State {
             let in_time = u128::from(self.through - before) * most.as_micros() * 3 / 4;
             usize::try_from(in_time / span).unwrap_or(usize::MAX)
         });
-        let (late, most) = (std::mem::take(&mut self.late), most / 2);
+        let (late, most) = (std::mem::take(&mut self.late), (most / 2).max(BEAT));
         if late <= most {
             self.late_since = None;
         }

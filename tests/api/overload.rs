@@ -1,18 +1,24 @@
 //! Twice as much as there is room for. What room there is, is said by the configuration, and answers end when the test
 //! says so; so nothing here depends on how fast the machine is.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
+use std::sync::mpsc;
 use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::app::{App, Setup, eventually};
 use crate::client::{Answer, PATIENCE, Stream};
+use crate::database::WriteLock;
 use crate::metrics::{read, value};
 use crate::script::{Reply, Script};
 use crate::upstream::End;
+
+/// Turns that may begin however long they take for it.
+const BEGINNING: usize = 256;
 
 /// What there is room for.
 const ROOM: usize = 16;
@@ -31,6 +37,30 @@ fn rush(app: &App, count: usize) -> (Vec<Stream>, Vec<Answer>) {
     });
     let (begun, refused): (Vec<_>, Vec<_>) = all.into_iter().partition(|stream| stream.status == 200);
     (begun, refused.into_iter().map(|stream| stream.into_answer().expect("a whole refusal")).collect())
+}
+
+/// So many plain chats at the same moment while nothing can be written, until the first of them has an answer; all of
+/// their answers.
+fn rush_at_a_locked_database(app: &App, count: usize) -> Vec<Answer> {
+    let call = app.chat_call(&app.saying("Hello", json!({"max_tokens": 100})));
+    let (told, first) = mpsc::channel();
+    let lock = WriteLock::take(app);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..count)
+            .map(|_| {
+                let (call, told) = (&call, told.clone());
+                scope.spawn(move || {
+                    let answer = call.send();
+                    // Only the first one is waited for.
+                    let _ = told.send(());
+                    answer
+                })
+            })
+            .collect();
+        first.recv().expect("an answer");
+        drop(lock);
+        clients.into_iter().map(|client| client.join().expect("an answer")).collect()
+    })
 }
 
 /// The server's resident memory in bytes.
@@ -69,6 +99,34 @@ fn at_twice_the_turns_half_is_refused_at_once_and_the_other_half_is_answered() {
     }
     assert_eq!(app.settled().held, 0);
     assert_eq!(app.charges().len(), 3 * ROOM);
+    app.finish();
+}
+
+#[test]
+fn more_turns_than_will_begin_in_time_are_refused_at_once_and_the_others_are_answered() {
+    let app = Setup::default().arg("--max-start-wait").arg("1").start();
+    app.upstream.always(Reply::says(&["Hello"]));
+    app.chat_call(&app.saying("Hello", json!({}))).send().ok();
+    // A machine that lets fewer begin while the lock is waited for shows nothing.
+    let before = Cell::new(0);
+    let answers = eventually("enough turns begin while the database is locked", || {
+        before.set(app.upstream.asked());
+        let answers = rush_at_a_locked_database(&app, BEGINNING + 4 * ROOM);
+        let too_slow =
+            answers.iter().any(|answer| answer.status == 503 && answer.headers.number("retry-after") > 1);
+        (!too_slow).then_some(answers)
+    });
+    let (answered, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert!(!refused.is_empty() && !answered.is_empty(), "{} and {}", answered.len(), refused.len());
+    for answer in refused {
+        answer.refused(503, "server_error", "overloaded");
+        assert_eq!(answer.headers.number("retry-after"), 1);
+    }
+    assert_eq!(app.settled().held, 0);
+    assert_eq!(app.upstream.asked() - before.get(), answered.len(), "the provider hears of no other");
+    assert!(app.charges().len() >= answered.len(), "each of them is charged");
+    let call = app.chat_call(&app.saying("Hello", json!({})));
+    eventually("there is room again", || Some(call.send()).filter(|answer| answer.status == 200));
     app.finish();
 }
 
