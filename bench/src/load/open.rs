@@ -30,7 +30,9 @@ pub enum Fate {
 pub struct Shot {
     /// Seconds from the beginning until it was due.
     pub due: f64,
-    /// Milliseconds from then to its end.
+    /// Milliseconds from then until it was sent.
+    pub late: f64,
+    /// Milliseconds from when it was due to its end.
     pub latency: f64,
     /// How it went.
     pub fate: Fate,
@@ -70,7 +72,7 @@ pub async fn run(load: &Load, phases: &[Phase], bound: u64) -> Result<(Vec<Shot>
                 shots.push(shot?);
             }
             if range.flying.load(Relaxed) >= bound {
-                shots.push(Shot { due: due.as_secs_f64(), latency: 0.0, fate: Fate::Kept });
+                shots.push(Shot { due: due.as_secs_f64(), late: 0.0, latency: 0.0, fate: Fate::Kept });
             } else {
                 range.flying.fetch_add(1, Relaxed);
                 tasks.spawn(fly(range.clone(), began, due, seq));
@@ -89,10 +91,12 @@ pub async fn run(load: &Load, phases: &[Phase], bound: u64) -> Result<(Vec<Shot>
 async fn fly(range: Arc<Range>, began: Instant, due: Duration, seq: u64) -> Shot {
     let idle = range.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let mut wire = idle.unwrap_or_else(|| Wire::new(range.load.target.addr));
+    let since_due = || (Instant::now() - (began + due)).as_secs_f64() * 1e3;
+    let late = since_due();
     // A conversation for each request: waiting for another turn of the same one is not what is measured here.
     let answer = wire.call(&range.load.request(seq, 0, seq), || {}).await;
     range.flying.fetch_sub(1, Relaxed);
-    let latency = (Instant::now() - (began + due)).as_secs_f64() * 1e3;
+    let latency = since_due();
     let fault = match &answer {
         Ok(answer) if matches!(answer.status, 429 | 503) => None,
         Ok(answer) => answer.fault(range.load.chunks, range.load.streamed),
@@ -110,5 +114,5 @@ async fn fly(range: Arc<Range>, began: Instant, due: Duration, seq: u64) -> Shot
         range.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
     }
     range.idle.lock().unwrap_or_else(PoisonError::into_inner).push(wire);
-    Shot { due: due.as_secs_f64(), latency, fate }
+    Shot { due: due.as_secs_f64(), late, latency, fate }
 }

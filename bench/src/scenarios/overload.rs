@@ -70,12 +70,16 @@ async fn twice(bench: &mut Bench, place: &str, clients: u64, flags: &[&str]) -> 
     ];
     let before = target.resident()?;
     let peak = Peak::watch(&target);
-    let (shots, fault) = open::run(&load, &phases, IN_FLIGHT).await?;
-    let peak = peak.end();
+    let load_pids = [std::process::id(), site.mock.pid()];
+    let (shot, cores) =
+        tokio::join!(open::run(&load, &phases, IN_FLIGHT), cores([&target.pids, &load_pids], calm, storm));
+    let ((shots, fault), [by_server, by_load], peak) = (shot?, cores?, peak.end());
     sleep(bench.options.rest()).await;
     let after = target.resident()?;
     tell(bench, &shots, capacity, calm.as_secs_f64(), storm.as_secs_f64());
     let report = &mut bench.report;
+    report.figure("at twice that: cores used by the server", by_server);
+    report.figure("at twice that: cores used by load and provider", by_load);
     report.figure("MB of memory before", megabytes(before));
     report.figure("MB of memory at most", megabytes(peak));
     report.figure("MB of memory afterwards", megabytes(after));
@@ -114,10 +118,24 @@ fn tell(bench: &mut Bench, shots: &[Shot], capacity: f64, calm: f64, storm: f64)
             report.figure(&format!("at twice that: ms {name} of the {what}"), time);
         }
     }
+    let within = |shot: &&Shot| (calm..calm + storm).contains(&shot.due) && shot.fate != Fate::Kept;
+    let mut late: Vec<f64> = shots.iter().filter(within).map(|shot| shot.late).collect();
+    report
+        .figure("at twice that: ms p50 that it was sent late", quantile(&mut late, 0.5).unwrap_or(f64::NAN));
     match recovery(shots, calm + storm, storm, normal) {
         Some(seconds) => report.figure("s until as before, at half again", seconds),
         None => report.note(&format!("not as before within {storm} s of half the load")),
     }
+}
+
+/// How many cores each of these groups of processes uses in the `window` after a while.
+async fn cores<const N: usize>(groups: [&[u32]; N], after: Duration, window: Duration) -> Result<[f64; N]> {
+    let read = || -> Result<Vec<Duration>> { groups.iter().map(|pids| process::cpu(pids)).collect() };
+    sleep(after).await;
+    let before = read()?;
+    sleep(window).await;
+    let used = read()?;
+    Ok(std::array::from_fn(|at| (used[at] - before[at]).as_secs_f64() / window.as_secs_f64()))
 }
 
 /// Seconds from `from` on until requests are answered as they were before, and stay so; `None` if not in `time`.
@@ -179,6 +197,7 @@ mod tests {
         let dues = (0..100).map(|at| f64::from(at) / 25.0);
         dues.map(|due| Shot {
             due,
+            late: 0.0,
             latency: if due < late_until { 100.0 } else { 1.0 },
             fate: Fate::Answered,
         })
