@@ -38,6 +38,9 @@ const PATIENT_WAIT: &str = "5000";
 /// Recovery is looked at in pieces so long, in seconds.
 const PIECE: f64 = 0.25;
 
+/// So many pieces in a row have to be as before: a second.
+const QUIET: usize = 4;
+
 /// Latency is normal again below so many times what it was before, or below [`NORMAL_MS`].
 const NORMAL_TIMES: f64 = 2.0;
 
@@ -138,23 +141,21 @@ async fn cores<const N: usize>(groups: [&[u32]; N], after: Duration, window: Dur
     Ok(std::array::from_fn(|at| (used[at] - before[at]).as_secs_f64() / window.as_secs_f64()))
 }
 
-/// Seconds from `from` on until requests are answered as they were before, and stay so; `None` if not in `time`.
+/// Seconds from `from` on until all requests of [`QUIET`] pieces in a row are answered as they were before; `None` if not
+/// in `time`. What comes after that is the machine's.
 fn recovery(shots: &[Shot], from: f64, time: f64, normal: f64) -> Option<f64> {
-    let pieces = (time / PIECE) as usize;
-    let bad = (0..pieces).rev().find(|at| {
-        let begin = from + *at as f64 * PIECE;
+    let as_before = |at: usize| {
+        let begin = from + at as f64 * PIECE;
         let here: Vec<&Shot> =
             shots.iter().filter(|shot| (begin..begin + PIECE).contains(&shot.due)).collect();
         let mut times: Vec<f64> = here.iter().map(|shot| shot.latency).collect();
         let slow =
             quantile(&mut times, 0.5).is_some_and(|median| median > (normal * NORMAL_TIMES).max(NORMAL_MS));
-        slow || here.iter().any(|shot| shot.fate != Fate::Answered)
-    });
-    match bad {
-        None => Some(0.0),
-        Some(at) if at + 1 == pieces => None,
-        Some(at) => Some((at + 1) as f64 * PIECE),
-    }
+        !slow && here.iter().all(|shot| shot.fate == Fate::Answered)
+    };
+    let good: Vec<bool> = (0..(time / PIECE) as usize).map(as_before).collect();
+    let first = good.windows(QUIET).position(|pieces| pieces.iter().all(|good| *good))?;
+    Some(first as f64 * PIECE)
 }
 
 /// The most memory that the server has while this is there.
@@ -205,12 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn all_is_as_before_after_the_last_piece_that_is_not() {
+    fn all_is_as_before_from_the_first_second_on_that_is() {
         assert_eq!(recovery(&shots(0.0), 0.0, 4.0, 1.0), Some(0.0));
         assert_eq!(recovery(&shots(1.0), 0.0, 4.0, 1.0), Some(1.0));
         assert_eq!(recovery(&shots(9.0), 0.0, 4.0, 1.0), None);
         let mut refused = shots(0.0);
-        refused[50].fate = Fate::Refused;
-        assert_eq!(recovery(&refused, 0.0, 4.0, 1.0), Some(2.25));
+        refused[20].fate = Fate::Refused;
+        assert_eq!(recovery(&refused, 0.0, 4.0, 1.0), Some(1.0), "0.8 s were quiet");
+        refused[90].fate = Fate::Refused;
+        assert_eq!(recovery(&refused, 0.0, 4.0, 1.0), Some(1.0), "later ones are not about it");
     }
 }
