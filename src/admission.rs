@@ -42,6 +42,14 @@ impl Admission {
         self.limits.entries()
     }
 
+    /// Whether the server keeps up with one more turn, whoever asks for it. A turn has to ask this once.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`].
+    pub fn knock(&self) -> Result<(), Error> {
+        if self.pressure.refuses() { Err(Error::Overloaded) } else { Ok(()) }
+    }
+
     /// Lets a call in, and tells what the rate headers say either way.
     pub fn admit(&self, caller: &Arc<Caller>, class: Class) -> (Result<Permit, Error>, Status) {
         if self.draining() {
@@ -51,9 +59,6 @@ impl Admission {
             && let Err(suspended) = caller.active()
         {
             return (Err(suspended), Status::default());
-        }
-        if class == Class::Chat && self.pressure.refuses() {
-            return (Err(Error::Overloaded), Status::default());
         }
         self.limits.admit(caller, class)
     }

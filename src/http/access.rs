@@ -1,5 +1,6 @@
 //! Who makes a call, and whether a key of that kind may make it.
 
+use std::future::ready;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::id::{AgentId, RequestId};
 use crate::rate_limit::{Class, Permit};
 use crate::store::audit_log::By;
 
-/// A key that was found; what it may do is not yet decided.
+/// A key that was found, for a chat; what it may do is not yet decided.
 pub struct Authenticated(Arc<Caller>);
 
 impl FromRequest for Authenticated {
@@ -27,6 +28,10 @@ impl FromRequest for Authenticated {
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        // Before anything is looked up: refusing must stay cheap.
+        if let Some(Err(full)) = request.app_data::<web::Data<Admission>>().map(|door| door.knock()) {
+            return Box::pin(ready(Err(full.into())));
+        }
         let request = request.clone();
         Box::pin(async move { authenticate(&request).await.map(Self).map_err(ApiError::from) })
     }
