@@ -157,11 +157,7 @@ impl Shared {
             }
             queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        drop(queue);
-        // Whoever is about to bring more work gets the processor first, if he waits for it: the batch is larger then,
-        // and what a commit costs is shared by more.
-        std::thread::yield_now();
-        Some(self.lock().take(most))
+        Some(queue.take(most))
     }
 
     /// Puts closes back to where they were taken from.
