@@ -132,7 +132,7 @@ fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing>
          EXISTS (SELECT 1 FROM webhook w WHERE w.account_id = a.account_id), \
          EXISTS (SELECT 1 FROM key_budget b WHERE b.key_id = ?), a.status = 'active', \
          EXISTS (SELECT 1 FROM api_key k WHERE k.key_id = ? AND (k.revoked_at IS NOT NULL OR k.expires_at <= ?)), \
-         s.id IS NOT NULL OR EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.branch_id, s.head \
+         EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.branch_id, s.head \
          FROM account a LEFT JOIN ledger_entry e ON e.account_id = a.account_id AND e.seq = a.last_seq \
          LEFT JOIN session s ON s.account_id = a.account_id AND s.agent_id = ? AND s.name = ? \
          WHERE a.account_id = ?";
