@@ -173,7 +173,8 @@ fn seen_messages<'a>(scan: &mut Scan<'a>) -> Option<Vec<(&'a str, Seen<'a>)>> {
     let mut seen = Vec::new();
     scan.array(|scan| {
         seen.push(scan.around(Seen::pass)?);
-        Some(())
+        // What is seen of a message takes more memory than a short one, and too many are refused anyway.
+        (seen.len() <= MAX_MESSAGES).then_some(())
     })?;
     Some(seen).filter(|_| scan.is_readable())
 }
@@ -355,6 +356,17 @@ mod tests {
             taken += u32::from(careful.is_ok());
         }
         assert!(taken > 8_000, "{taken} taken");
+    }
+
+    #[test]
+    fn no_more_messages_are_looked_at_than_there_may_be() {
+        let list = |count: usize| format!("[{}{{}}]", "{},".repeat(count - 1));
+        let looked = |count: usize| Scan::of(list(count).as_bytes(), seen_messages).is_some();
+        assert!(looked(MAX_MESSAGES));
+        assert!(!looked(MAX_MESSAGES + 1));
+        let refused = read(&format!(r#"{{"model":"ag_1","messages":{}}}"#, list(MAX_MESSAGES + 1)));
+        let Err(Error::Invalid(invalid)) = refused else { panic!("{refused:?}") };
+        assert!(format!("{invalid:?}").contains("at most 100000 messages"), "{invalid:?}");
     }
 
     #[test]
