@@ -42,13 +42,13 @@ pub async fn watch(
     let source = match request.take_payload() {
         Payload::None => None,
         payload => {
-            let source = Rc::new(RefCell::new(Source { payload, state: State::Coming, line }));
+            let source = Rc::new(RefCell::new(Source { payload, over: false, line }));
             request.set_payload(Payload::Stream { payload: Box::pin(Reading(source.clone())) });
             Some(source)
         }
     };
     let mut answer = next.call(request).await?;
-    if let Some(source) = source.filter(|source| source.borrow().state != State::Over)
+    if let Some(source) = source.filter(|source| !source.borrow().over)
         && !(is_scrap(&answer) && thrown_away(&source).await)
     {
         answering.unread = Some(source);
@@ -78,23 +78,15 @@ async fn thrown_away(source: &Rc<RefCell<Source>>) -> bool {
     let _ = timeout(SCRAP_WAIT, all).await;
     let source = source.borrow();
     source.line.want(false);
-    source.state == State::Over
+    source.over
 }
 
 /// A body as it comes from the connection.
 struct Source {
     payload: Payload,
-    state: State,
+    /// Whether it was read to its end.
+    over: bool,
     line: Rc<Line>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Coming,
-    /// It was read to its end.
-    Over,
-    /// It broke off.
-    Broken,
 }
 
 /// A body as a handler reads it.
@@ -108,11 +100,7 @@ impl Stream for Reading {
         let piece = Pin::new(&mut source.payload).poll_next(context);
         source.line.want(piece.is_pending());
         let piece = ready!(piece);
-        match &piece {
-            None => source.state = State::Over,
-            Some(Err(_)) => source.state = State::Broken,
-            Some(Ok(_)) => {}
-        }
+        source.over |= piece.is_none();
         Poll::Ready(piece)
     }
 }
