@@ -155,17 +155,29 @@ pub struct Standing {
     pub budgeted: bool,
 }
 
+/// The types of the columns of a [`Standing`].
+pub type StandingTypes = (BigInt, BigInt, BigInt, Nullable<SqlText>, Bool, Bool);
+
+/// What every question asks that tells how an account `a` stands: its columns, whose value is the key, and its tables.
+macro_rules! standing_sql {
+    (columns) => {
+        "a.available, a.held, a.last_seq, e.hash, \
+         EXISTS (SELECT 1 FROM webhook w WHERE w.account_id = a.account_id), \
+         EXISTS (SELECT 1 FROM key_budget b WHERE b.key_id = ?) "
+    };
+    (from) => {
+        "FROM account a LEFT JOIN ledger_entry e ON e.account_id = a.account_id AND e.seq = a.last_seq "
+    };
+}
+pub(super) use standing_sql;
+
 /// How an account of which that key pays stands.
 ///
 /// A question and then an UPDATE: for RETURNING, SQLite makes a table and throws it away again.
 pub fn standing(conn: &mut SqliteConnection, (id, key): (&str, &str)) -> QueryResult<Standing> {
-    const ASK: &str = "SELECT a.available, a.held, a.last_seq, e.hash, \
-         EXISTS (SELECT 1 FROM webhook w WHERE w.account_id = a.account_id), \
-         EXISTS (SELECT 1 FROM key_budget b WHERE b.key_id = ?) \
-         FROM account a LEFT JOIN ledger_entry e ON e.account_id = a.account_id AND e.seq = a.last_seq \
-         WHERE a.account_id = ?";
-    type Row = (BigInt, BigInt, BigInt, Nullable<SqlText>, Bool, Bool);
-    fixed!(ASK, [Text(key), Text(id)]).returning::<Row>().get_result(conn)
+    const ASK: &str =
+        concat!("SELECT ", standing_sql!(columns), standing_sql!(from), "WHERE a.account_id = ?");
+    fixed!(ASK, [Text(key), Text(id)]).returning::<StandingTypes>().get_result(conn)
 }
 
 impl Standing {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Nullable, Text as SqlText};
+use diesel::sql_types::{BigInt, Bool, Nullable};
 
 use crate::billing::money::Nanos;
 use crate::billing::price::Price;
@@ -128,15 +128,15 @@ struct Others {
 
 fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing> {
     // A turn may have waited for its place since its key and its agent were looked at.
-    const ASK: &str = "SELECT a.available, a.held, a.last_seq, e.hash, \
-         EXISTS (SELECT 1 FROM webhook w WHERE w.account_id = a.account_id), \
-         EXISTS (SELECT 1 FROM key_budget b WHERE b.key_id = ?), a.status = 'active', \
+    const ASK: &str = concat!(
+        "SELECT ",
+        accounts::standing_sql!(columns),
+        ", a.status = 'active', \
          EXISTS (SELECT 1 FROM api_key k WHERE k.key_id = ? AND (k.revoked_at IS NOT NULL OR k.expires_at <= ?)), \
-         EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.branch_id, s.head \
-         FROM account a LEFT JOIN ledger_entry e ON e.account_id = a.account_id AND e.seq = a.last_seq \
-         LEFT JOIN session s ON s.account_id = a.account_id AND s.agent_id = ? AND s.name = ? \
-         WHERE a.account_id = ?";
-    type Money = (BigInt, BigInt, BigInt, Nullable<SqlText>, Bool, Bool);
+         EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.branch_id, s.head ",
+        accounts::standing_sql!(from),
+        "LEFT JOIN session s ON s.account_id = a.account_id AND s.agent_id = ? AND s.name = ? WHERE a.account_id = ?"
+    );
     type Other = (Bool, Bool, Bool, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>);
     let of = [
         Text(&new.key),
@@ -147,7 +147,7 @@ fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing>
         Text(&new.session),
         Text(&new.account),
     ];
-    fixed!(ASK, of).returning::<(Money, Other)>().get_result(conn)
+    fixed!(ASK, of).returning::<(accounts::StandingTypes, Other)>().get_result(conn)
 }
 
 /// The most that a call may cost with answers of that length, whoever serves it, and at whose price.
