@@ -1,7 +1,8 @@
 //! The only writing connection, on a thread of its own, with group commit.
 //!
 //! Whatever queued up while the last transaction was being made durable becomes the next one, so an idle
-//! server answers after one fsync and a busy one shares it. There is no timer. A piece of work that fails takes
+//! server answers after one fsync and a busy one shares it. New work that nobody waits for yet may be left for the one
+//! after that, if there is other work. There is no timer. A piece of work that fails takes
 //! nothing of the others with it: then each of them is made again in a savepoint. Nobody is answered before the commit.
 //!
 //! | What happens | What closes | What opens |

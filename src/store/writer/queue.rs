@@ -206,10 +206,39 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use diesel::prelude::*;
+
     use super::*;
+    use crate::store::writer::Patience;
+    use crate::store::writer::work::{Guard, Ran, Work};
 
     fn all(turns: &mut Turns<u32>) -> Vec<u32> {
         std::iter::from_fn(|| turns.pop()).collect()
+    }
+
+    /// Work that does nothing.
+    struct Nothing;
+
+    impl Work for Nothing {
+        fn run(&mut self, _: &mut SqliteConnection, _: Guard) -> QueryResult<Ran> {
+            Ok(Ran::Whole)
+        }
+
+        fn answer(self: Box<Self>, _: Result<(), Error>) {}
+    }
+
+    #[test]
+    fn patient_work_alone_is_taken_and_beside_other_work_is_left_once() {
+        let mut queue = Queue::default();
+        let open = |patience| Entry { lane: Lane::Open, patience, work: Box::new(Nothing) };
+        queue.open("a", open(Some(Patience::default())));
+        queue.open("b", open(Some(Patience::default())));
+        assert_eq!(queue.take(10).len(), 2, "there is nothing else");
+        queue.open("a", open(Some(Patience::default())));
+        queue.open("b", open(None));
+        assert_eq!((queue.take(10).len(), queue.opening()), (1, 1));
+        queue.open("b", open(None));
+        assert_eq!((queue.take(10).len(), queue.opening()), (2, 0));
     }
 
     #[test]
