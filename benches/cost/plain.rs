@@ -171,7 +171,7 @@ fn prompt() -> anyhow::Result<Scenario> {
     let (turn, history, ratios) = (turn()?, history()?, Ratios::default());
     Ok(scenario("prompt", move || {
         let prompt = Prompt::assemble(&turn, &history, ratios.of(MODEL));
-        ensure!(prompt.messages.len() == 2 * TURNS + 2, "it was put together otherwise");
+        ensure!(prompt.messages.count() == 2 * TURNS + 2, "it was put together otherwise");
         black_box(prompt.most_tokens(MODEL));
         Ok(())
     }))
@@ -183,7 +183,7 @@ fn provider_request() -> anyhow::Result<Scenario> {
         let call = Call {
             model: MODEL.to_owned(),
             messages: prompt.messages.clone(),
-            newer_names: prompt.newer_names,
+            newer_names: prompt.newer_names(),
             fields: Default::default(),
             max_output: 500,
             stream: true,

@@ -56,7 +56,7 @@ fn prompt() -> anyhow::Result<Scenario> {
         let call = Call {
             model: MODEL.to_owned(),
             messages: prompt.messages.clone(),
-            newer_names: prompt.newer_names,
+            newer_names: prompt.newer_names(),
             fields: turn.fields.clone(),
             max_output: 500,
             stream: false,

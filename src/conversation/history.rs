@@ -1,13 +1,20 @@
 //! The stored turns of a session, as its actor holds them, and what of them a turn's prompt takes.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use crate::conversation::message::{Fingerprint, Message, Role};
 use crate::conversation::summary;
 use crate::conversation::tokens::{PER_MESSAGE, Ratio};
+use crate::conversation::transcript::join;
+use crate::json::Raw;
 
 /// Memory that a message takes up beside its text, in bytes.
 const BESIDE_TEXT: usize = 128;
+/// How many messages are joined at a time, for prompts.
+const RUN: usize = 32;
+/// The most bytes that are: to copy more takes longer than to join it each time.
+const RUN_BYTES: usize = 65_536;
 /// Tokens that an image or the like costs.
 const TOKENS_PER_MEDIUM: u64 = 1_000;
 
@@ -17,7 +24,49 @@ pub struct History {
     messages: Vec<Message>,
     /// Where each turn begins.
     starts: Vec<usize>,
-    summary: Option<Summary>,
+    /// Each [`RUN`] of them, joined; `None` where a prompt has to look at each.
+    runs: Vec<Option<Run>>,
+    /// Bytes of all their texts.
+    bytes: usize,
+    summary: Option<Box<Summary>>,
+}
+
+/// Messages in a row that go to a provider just as they are.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// They, with a comma between each.
+    pub joined: Raw,
+    /// How many.
+    pub messages: usize,
+    /// What they are together.
+    pub weight: Weight,
+}
+
+/// What messages are to a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// Bytes of text that it will read.
+    pub text_bytes: u64,
+    /// Images and audio.
+    pub media: u64,
+    /// Whether some of them may be by roles that only newer models know.
+    pub newer_names: bool,
+}
+
+impl Weight {
+    /// Of one message.
+    pub fn of(message: &Message) -> Self {
+        let (text_bytes, media) = (message.text_bytes as u64, message.media as u64);
+        Self { text_bytes, media, newer_names: message.newer_name }
+    }
+}
+
+impl AddAssign for Weight {
+    fn add_assign(&mut self, other: Self) {
+        self.text_bytes += other.text_bytes;
+        self.media += other.media;
+        self.newer_names |= other.newer_names;
+    }
 }
 
 /// What stands for the beginning of a history.
@@ -38,6 +87,22 @@ pub struct Window<'a> {
     pub kept: &'a [Message],
     /// How many turns are left out.
     pub dropped: usize,
+    /// The number of messages before them, and what of all messages is joined.
+    runs: (usize, &'a [Option<Run>]),
+}
+
+impl<'a> Window<'a> {
+    /// In how many pieces they go into a prompt, about.
+    pub fn pieces(&self) -> usize {
+        self.kept.len() / RUN + self.kept.len().min(2 * RUN)
+    }
+
+    /// What is joined from this one of the newest messages on.
+    pub fn run(&self, at: usize) -> Option<&'a Run> {
+        let (before, runs) = self.runs;
+        let at = before + at;
+        if at.is_multiple_of(RUN) { runs.get(at / RUN)?.as_ref() } else { None }
+    }
 }
 
 /// What a new summary has to stand for.
@@ -62,15 +127,19 @@ impl History {
                 self.starts.push(self.messages.len());
             }
             begins = false;
-            self.messages.push(message.for_prompt());
+            let message = message.for_prompt();
+            self.bytes += message.raw.bytes().len();
+            self.messages.push(message);
+        }
+        while let Some(next) = self.messages.get_mut(self.runs.len() * RUN..(self.runs.len() + 1) * RUN) {
+            self.runs.push(joined(next));
         }
     }
 
     /// About how much memory it takes up, in bytes.
     pub fn size(&self) -> usize {
         let summary = self.summary.as_ref().map_or(0, |own| own.text.len());
-        let messages = self.messages.iter().map(|message| message.raw.bytes().len() + BESIDE_TEXT);
-        summary + messages.sum::<usize>()
+        summary + self.bytes + self.messages.len() * BESIDE_TEXT
     }
 
     /// Whether nothing was said yet.
@@ -137,7 +206,7 @@ impl History {
 
     /// Takes a summary for the one before.
     pub fn sum_up(&mut self, summary: Summary) {
-        self.summary = Some(summary).filter(|new| new.upto <= self.messages.len());
+        self.summary = (summary.upto <= self.messages.len()).then(|| summary.into());
     }
 
     fn newest<'a>(
@@ -148,7 +217,8 @@ impl History {
         ratio: Ratio,
     ) -> Window<'a> {
         let (start, turns) = self.start(covered, room, ratio);
-        Window { summary, kept: &self.messages[start..], dropped: self.starts.len() - turns }
+        let (kept, dropped) = (&self.messages[start..], self.starts.len() - turns);
+        Window { summary, kept, dropped, runs: (start, &self.runs) }
     }
 
     /// Where the newest turns begin that have room together, and how many they are; none that begins before `covered`.
@@ -176,6 +246,21 @@ impl History {
         }
         (kept, kept_turns)
     }
+}
+
+/// Joins messages, which are slices of what is joined then, if a prompt takes them as they are.
+fn joined(messages: &mut [Message]) -> Option<Run> {
+    let bytes: usize = messages.iter().map(|message| message.raw.bytes().len()).sum();
+    if bytes > RUN_BYTES || messages.iter().any(|message| message.empty || message.calls) {
+        return None;
+    }
+    let mut weight = Weight::default();
+    let (joined, parts) = join(messages.iter().map(|message| &message.raw));
+    for (message, part) in messages.iter_mut().zip(parts) {
+        message.raw = part;
+        weight += Weight::of(message);
+    }
+    Some(Run { joined, messages: messages.len(), weight })
 }
 
 fn weight(messages: &[&Message], ratio: Ratio) -> u64 {

@@ -10,5 +10,6 @@ pub mod reply;
 pub mod shape;
 pub mod summary;
 pub mod tokens;
+pub mod transcript;
 pub mod turn;
 pub mod usage;

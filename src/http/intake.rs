@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use actix_web::HttpMessage;
@@ -97,6 +97,13 @@ impl Stream for Reading {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let source = &mut *self.0.borrow_mut();
+        // The task of a connection that speaks HTTP/1 brings the body and asks its reader again right after that. To be
+        // woken for it as well would ask everybody once more, for nothing.
+        let mut asked_anyway = Context::from_waker(Waker::noop());
+        let context = match source.payload {
+            Payload::H1 { .. } => &mut asked_anyway,
+            _ => context,
+        };
         let piece = Pin::new(&mut source.payload).poll_next(context);
         source.line.want(piece.is_pending());
         let piece = ready!(piece);

@@ -34,8 +34,9 @@ impl Provider for Demo {
 }
 
 fn answer(call: &Call) -> Answer {
-    let messages: Vec<Value> = call.messages.iter().filter_map(|raw| raw.read().ok()).collect();
-    let prompt: usize = call.messages.iter().map(Raw::text).map(|text| tokens(&text).count()).sum();
+    let said = call.messages.messages();
+    let messages: Vec<Value> = said.iter().filter_map(|raw| raw.read().ok()).collect();
+    let prompt: usize = said.iter().map(Raw::text).map(|text| tokens(&text).count()).sum();
     let text = say(&messages);
     let bound = usize::try_from(call.max_output).unwrap_or(usize::MAX);
     let all: Vec<&str> = tokens(&text).collect();

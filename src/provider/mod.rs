@@ -27,8 +27,9 @@ use futures_util::stream::LocalBoxStream;
 use secrecy::SecretString;
 
 use crate::billing::money::Nanos;
+use crate::conversation::transcript::Transcript;
 use crate::error::UpstreamFailure;
-use crate::json::{Fields, Raw};
+use crate::json::Fields;
 use own::Own;
 pub use routes::{OWN, Policy, Route, Routes};
 
@@ -215,7 +216,7 @@ pub struct Call {
     /// The provider's name of the model.
     pub model: String,
     /// The whole prompt.
-    pub messages: Vec<Raw>,
+    pub messages: Rc<Transcript>,
     /// Whether some of it may be by roles that only newer models know.
     pub newer_names: bool,
     /// Everything else that the request said.

@@ -10,6 +10,7 @@ use futures_util::stream::{self, LocalBoxStream, StreamExt};
 use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::conversation::transcript::Transcript;
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
 use crate::json::{Fields, ObjectWriter, Raw};
 use crate::provider::http::{Body, Endpoint};
@@ -114,21 +115,15 @@ fn error_in(body: &Bytes) -> Option<Raw> {
 
 /// The request as the provider gets it: the client's fields in their order, ours in their place.
 pub fn request_body(call: Call, output_field: OutputField) -> Bytes {
-    let size: usize = call.messages.iter().map(|message| message.bytes().len() + 1).sum();
-    let mut body = ObjectWriter::with_capacity(size + 1_024);
+    let mut body = ObjectWriter::with_capacity(call.messages.size() + 1_024);
     body.string("model", &call.model);
-    let translated = call.newer_names && output_field == OutputField::MaxTokens;
+    let translated: Option<Transcript> =
+        (call.newer_names && output_field == OutputField::MaxTokens).then(|| {
+            call.messages.messages().iter().map(|message| with_known_role(message).into_owned()).collect()
+        });
     let list = body.name("messages").out();
     list.push(b'[');
-    for (at, message) in call.messages.iter().enumerate() {
-        if at > 0 {
-            list.push(b',');
-        }
-        match translated {
-            false => list.extend_from_slice(message.bytes()),
-            true => list.extend_from_slice(with_known_role(message).bytes()),
-        }
-    }
+    translated.as_ref().unwrap_or(&*call.messages).write(list);
     list.push(b']');
     for (name, value) in call.fields.iter() {
         if !matches!(
@@ -230,7 +225,7 @@ mod tests {
     fn the_client_s_fields_pass_through_and_ours_are_set() {
         let call = Call {
             model: "real".to_owned(),
-            messages: vec![Raw::trusted("{\"role\":\"user\",\"content\":\"hi\"}")],
+            messages: Rc::new([Raw::trusted("{\"role\":\"user\",\"content\":\"hi\"}")].into_iter().collect()),
             fields: fields(r#"{"top_k":1.50,"max_tokens":7,"stream_options":{"include_obfuscation":false}}"#),
             newer_names: false,
             max_output: 7,

@@ -21,8 +21,8 @@ use crate::provider::choice::Gauge;
 use crate::provider::health::{Circuit, Skipped, Ticket};
 use crate::provider::{Answer, Call, Event, Provider, Route, retry};
 use crate::session::LocalRooms;
+use crate::session::first::First;
 use crate::session::prompt::Prompt;
-use crate::session::relay::First;
 use crate::store::hold::Served;
 
 /// The most candidates of a turn: the providers of its model and of each fallback.
@@ -259,7 +259,7 @@ impl Asking<'_> {
         let call = Call {
             model: route.model.clone(),
             messages: self.prompt.messages.clone(),
-            newer_names: self.prompt.newer_names,
+            newer_names: self.prompt.newer_names(),
             fields: self.turn.fields.clone(),
             max_output,
             stream: self.turn.stream,

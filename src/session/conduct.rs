@@ -116,10 +116,19 @@ pub async fn conduct(
         tokens: opened.debit.status,
         events,
     };
-    // The reader of a client that has left goes with it, which the relay sees.
-    drop(reply.send(Ok(running)));
+    // Who gets the answer as a whole hears of it when it is settled: before, there is nothing to wake him for. The reader
+    // of a client that has left goes with what he is sent, which the relay sees.
+    let mut told_after = None;
+    match opened.asked.first.is_whole() {
+        true => told_after = Some(Box::new((reply, running))),
+        false => drop(reply.send(Ok(running))),
+    }
     conversation.stored = true;
     let stored = relay::relay(&turn, opened, &mut entered, stop, started).await;
+    if let Some(told) = told_after {
+        let (reply, running) = *told;
+        drop(reply.send(Ok(running)));
+    }
     drop(permit);
     match stored {
         Stored::Nothing => {}

@@ -7,6 +7,7 @@
 mod actor;
 mod attempt;
 mod conduct;
+mod first;
 pub mod log;
 mod messages;
 pub mod prompt;

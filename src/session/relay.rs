@@ -4,26 +4,24 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::LocalBoxStream;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use crate::billing::money::Nanos;
 use crate::clock::{self, EpochMs};
-use crate::conversation::chunk::Completer;
 use crate::conversation::message::Message;
-use crate::conversation::reply::{Chunk, Reply};
+use crate::conversation::reply::Reply;
 use crate::conversation::turn::{Completeness, OnDisconnect, Turn};
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::{Error, Stop, UpstreamFailure, UpstreamKind};
-use crate::json::{Raw, where_it_went_wrong};
+use crate::json::Raw;
 use crate::metrics;
 use crate::provider::Event;
 use crate::session::attempt::Asked;
 use crate::session::conduct::Opened;
+use crate::session::first::{Chunks, First};
 use crate::session::log::{Log, weight};
 use crate::session::prompt::Prompt;
 use crate::session::replay::Kept;
@@ -42,99 +40,6 @@ pub const COMMIT_WAIT: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(120);
 /// A provider's count beyond this many times its ceiling is nonsense.
 const ABSURD: u64 = 4;
-
-/// The most that is kept of one streamed answer until it is stored, in bytes.
-const MAX_KEPT: u64 = 64 * 1024 * 1024;
-
-type Chunks = LocalBoxStream<'static, Result<Event, UpstreamFailure>>;
-
-/// The provider's first event, taken in.
-pub struct First {
-    reply: Reply,
-    /// What it is for the client: a delta at once, or part of the end.
-    pending: Vec<Bytes>,
-    tail: Vec<Bytes>,
-    /// Bytes of the tail.
-    tail_bytes: usize,
-    usage_chunk: Option<Bytes>,
-    /// Whether all that comes belongs to the end, since it goes on from a chunk that does.
-    held: bool,
-    completer: Completer,
-    chunks: Option<Chunks>,
-}
-
-impl First {
-    /// A whole answer.
-    pub fn whole(answer: Bytes) -> Result<Self, UpstreamFailure> {
-        let reply = Reply::whole(&answer).map_err(|cause| malformed(&cause))?;
-        Ok(Self {
-            reply,
-            pending: Vec::new(),
-            tail: vec![answer],
-            tail_bytes: 0,
-            usage_chunk: None,
-            held: false,
-            completer: Completer::default(),
-            chunks: None,
-        })
-    }
-
-    /// The first chunk of a stream.
-    pub fn streamed(chunk: Bytes, chunks: Chunks) -> Result<Self, UpstreamFailure> {
-        let mut first = Self {
-            reply: Reply::default(),
-            pending: Vec::new(),
-            tail: Vec::new(),
-            tail_bytes: 0,
-            usage_chunk: None,
-            held: false,
-            completer: Completer::default(),
-            chunks: Some(chunks),
-        };
-        let delta = first.take(chunk)?;
-        first.pending.extend(delta);
-        Ok(first)
-    }
-
-    /// What came so far.
-    pub fn reply(&self) -> &Reply {
-        &self.reply
-    }
-
-    /// Keeps a chunk until the charge is made.
-    fn hold_back(&mut self, chunk: Bytes) {
-        self.tail_bytes += chunk.len();
-        self.tail.push(chunk);
-    }
-
-    /// Takes in a chunk; answers it if it goes to the client now. The chunks that tell the end wait for the charge.
-    fn take(&mut self, chunk: Bytes) -> Result<Option<Bytes>, UpstreamFailure> {
-        let chunk = self.completer.complete(chunk);
-        let kind = self.reply.absorb(&chunk).map_err(|cause| malformed(&cause))?;
-        if self.reply.kept_bytes() + (self.tail_bytes + chunk.len()) as u64 > MAX_KEPT {
-            let cause = format!("an answer of over {MAX_KEPT} bytes");
-            return Err(UpstreamFailure::new(UpstreamKind::Invalid, cause));
-        }
-        match kind {
-            Chunk::Delta if !self.held => return Ok(Some(chunk)),
-            Chunk::Delta | Chunk::Finish => self.hold_back(chunk),
-            Chunk::Mixed => {
-                self.held = true;
-                self.hold_back(chunk);
-            }
-            Chunk::Usage => self.usage_chunk = Some(chunk),
-            Chunk::Error(error) => {
-                let cause = format!("an error event of {} bytes", error.bytes().len());
-                return Err(UpstreamFailure::new(UpstreamKind::Refused, cause));
-            }
-        }
-        Ok(None)
-    }
-}
-
-fn malformed(cause: &serde_json::Error) -> UpstreamFailure {
-    UpstreamFailure::new(UpstreamKind::Invalid, format!("not an answer: {}", where_it_went_wrong(cause)))
-}
 
 /// Why the reading of the provider ended.
 enum End {

@@ -18,7 +18,7 @@ use crate::store::schema::ledger_entry;
 const ROWS_SHOWN: usize = 20;
 
 /// Each query yields the name of what is wrong in a column `row`.
-const INVARIANTS: [(&str, &str); 14] = [
+const INVARIANTS: [(&str, &str); 15] = [
     (
         "I1 balance = sum of entries",
         "SELECT a.account_id AS row FROM account a
@@ -112,6 +112,10 @@ const INVARIANTS: [(&str, &str); 14] = [
          AND +m.account_id = s.account_id)
          UNION ALL SELECT m.session_id FROM session_metadata m JOIN session s ON s.id = m.session_id
          WHERE NOT EXISTS (SELECT 1 FROM json_each(s.metadata) j WHERE j.key = m.name)",
+    ),
+    (
+        "S7 an answer is stored once",
+        "SELECT completion_id AS row FROM turn GROUP BY completion_id HAVING COUNT(*) > 1",
     ),
 ];
 

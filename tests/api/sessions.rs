@@ -44,6 +44,19 @@ fn a_second_turn_knows_the_first() {
 }
 
 #[test]
+fn a_long_conversation_reaches_the_provider_whole_and_in_order() {
+    let app = echoing();
+    let mut said = Vec::new();
+    for number in 0..40 {
+        say_in(&app, "long", json!([user(&format!("turn {number}"))]));
+        said.push(format!("user: turn {number}"));
+        assert_eq!(texts(&app), said);
+        said.push(format!("assistant: re: turn {number}"));
+    }
+    app.finish();
+}
+
+#[test]
 fn a_streamed_turn_is_remembered_like_a_plain_one() {
     let app = echoing();
     let mut stream = app.stream("one", json!({"session_id": "mine"}));

@@ -32,7 +32,8 @@ pub fn check_messages<'a>(messages: impl IntoIterator<Item = &'a Raw>) -> Result
 /// Names what has no counterpart. The client's part of it was checked before; the rest of the conversation may have
 /// been held with another model.
 pub fn body(call: &Call) -> Result<Bytes, Invalid> {
-    let conversation = Conversation::read(&call.messages).and_then(Conversation::complete);
+    let messages = call.messages.messages();
+    let conversation = Conversation::read(&messages).and_then(Conversation::complete);
     let conversation = conversation.map_err(|invalid| {
         let message = format!("the conversation cannot be sent to this model: {}", invalid.message);
         Invalid { param: Some("messages".to_owned()), code: invalid.code, message }
@@ -45,7 +46,7 @@ pub fn body(call: &Call) -> Result<Bytes, Invalid> {
         options.choice = Some(Choice::None);
     }
     let budget = thinking(&options, &conversation, call.max_output);
-    let size: usize = call.messages.iter().map(|message| message.bytes().len() + 64).sum();
+    let size = call.messages.size() + 64 * messages.len();
     let mut body = ObjectWriter::with_capacity(size + 1_024);
     body.value("model", &call.model);
     body.value("max_tokens", &call.max_output);
@@ -86,6 +87,8 @@ fn thinking(options: &Options<'_>, conversation: &Conversation<'_>, max_output: 
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use serde_json::Value;
 
     use super::*;
@@ -93,7 +96,7 @@ mod tests {
     fn call(messages: Value, fields: Value) -> Call {
         Call {
             model: "real".to_owned(),
-            messages: messages.as_array().expect("a list").iter().map(Raw::of).collect(),
+            messages: Rc::new(messages.as_array().expect("a list").iter().map(Raw::of).collect()),
             newer_names: false,
             fields: Fields::parse(Raw::of(&fields).bytes()).expect("an object"),
             max_output: 10_000,

@@ -67,6 +67,8 @@ struct Queue {
     patient: HashMap<Arc<str>, Vec<Entry>>,
     stopping: Option<Instant>,
     ended: bool,
+    /// Whether the thread waits for work. To wake one that does not would be a system call for nothing.
+    idle: bool,
 }
 
 impl Queue {
@@ -143,8 +145,11 @@ impl Shared {
             Lane::Close | Lane::Mark => queue.closes.push_back(entry),
             Lane::Open => queue.open(account, entry),
         }
+        let idle = std::mem::take(&mut queue.idle);
         drop(queue);
-        self.filled.notify_one();
+        if idle {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -155,8 +160,10 @@ impl Shared {
             if queue.stopping.is_some() {
                 return None;
             }
+            queue.idle = true;
             queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+        queue.idle = false;
         Some(queue.take(most))
     }
 

@@ -1,0 +1,135 @@
+//! The messages of a prompt, as they go to a provider.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::json::Raw;
+
+/// Messages in order, as JSON. What never changes of a conversation is joined once and not again for each turn.
+#[derive(Clone, Debug, Default)]
+pub struct Transcript {
+    pieces: Vec<Piece>,
+    count: usize,
+}
+
+/// Some messages in a row, with a comma between each.
+#[derive(Clone, Debug)]
+struct Piece {
+    text: Raw,
+    messages: usize,
+}
+
+impl Transcript {
+    /// An empty one with room for so many pieces.
+    pub fn with_capacity(pieces: usize) -> Self {
+        Self { pieces: Vec::with_capacity(pieces), count: 0 }
+    }
+
+    /// Adds a message.
+    pub fn push(&mut self, message: Raw) {
+        self.push_joined(message, 1);
+    }
+
+    /// Adds messages that are joined already.
+    pub fn push_joined(&mut self, text: Raw, messages: usize) {
+        self.pieces.push(Piece { text, messages });
+        self.count += messages;
+    }
+
+    /// How many messages there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// In how many pieces they are.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// How long the list is about, in bytes.
+    pub fn size(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.text.bytes().len() + 1).sum()
+    }
+
+    /// Writes the messages behind each other, with a comma between each.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        for (at, piece) in self.pieces.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(piece.text.bytes());
+        }
+    }
+
+    /// Each message alone, for providers that do not get them as they are.
+    pub fn messages(&self) -> Vec<Raw> {
+        let mut alone = Vec::with_capacity(self.count);
+        for Piece { text, messages } in &self.pieces {
+            match messages {
+                1 => alone.push(text.clone()),
+                _ => alone.extend(parted(text)),
+            }
+        }
+        alone
+    }
+}
+
+impl FromIterator<Raw> for Transcript {
+    fn from_iter<I: IntoIterator<Item = Raw>>(messages: I) -> Self {
+        let mut all = Self::default();
+        messages.into_iter().for_each(|message| all.push(message));
+        all
+    }
+}
+
+/// The messages of a piece.
+fn parted(joined: &Raw) -> Vec<Raw> {
+    let list = Bytes::from([b"[", &joined.bytes()[..], b"]"].concat());
+    let parts: Vec<&RawValue> = serde_json::from_slice(&list).unwrap_or_default();
+    parts.into_iter().map(|part| Raw::trusted(list.slice_ref(part.get().as_bytes()))).collect()
+}
+
+/// Joins messages, and says where each of them stands then.
+pub fn join<'a>(messages: impl ExactSizeIterator<Item = &'a Raw> + Clone) -> (Raw, Vec<Raw>) {
+    let size = messages.clone().map(|message| message.bytes().len() + 1).sum();
+    let mut text = Vec::with_capacity(size);
+    let mut places = Vec::with_capacity(messages.len());
+    for message in messages {
+        if !text.is_empty() {
+            text.push(b',');
+        }
+        let from = text.len();
+        text.extend_from_slice(message.bytes());
+        places.push(from..text.len());
+    }
+    let joined = Bytes::from(text);
+    let parts = places.into_iter().map(|place| Raw::trusted(joined.slice(place))).collect();
+    (Raw::trusted(joined), parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(transcript: &Transcript) -> String {
+        let mut out = Vec::new();
+        transcript.write(&mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn joined_messages_are_written_and_parted_as_if_they_were_not() {
+        let said = [r#"{"role":"user","content":"a, b"}"#, r#"{ "content" : [{}], "role":"user" }"#, "{}"];
+        let said: Vec<Raw> = said.into_iter().map(Raw::trusted).collect();
+        let alone: Transcript = said.iter().cloned().collect();
+        let (joined, parts) = join(said.iter());
+        assert_eq!(parts, said);
+        let mut whole = Transcript::with_capacity(2);
+        whole.push_joined(joined, said.len());
+        whole.push(said[0].clone());
+        let all = [said.as_slice(), &said[..1]].concat();
+        assert_eq!((whole.count(), whole.messages()), (4, all.clone()));
+        assert_eq!(written(&whole), written(&all.into_iter().collect()));
+        assert_eq!(format!("{},{}", written(&alone), said[0].text()), written(&whole));
+    }
+}
