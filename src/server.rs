@@ -39,7 +39,7 @@ use crate::provider::Routes;
 use crate::rate_limit::RateLimits;
 use crate::retention;
 use crate::session::turns::Turns;
-use crate::session::{MAX_KEPT, Rooms, Sessions};
+use crate::session::{Rooms, Sessions};
 use crate::store::connection;
 use crate::store::writer::Writer;
 use crate::store::{self, Store};
@@ -172,7 +172,7 @@ async fn start(config: &Config) -> anyhow::Result<Server> {
         turns: Turns::new(config.replay_buffer),
         ratios: Ratios::default(),
         bodies: bodies.clone(),
-        kept: Budget::new(MAX_KEPT),
+        kept: Budget::new(config.session_memory),
     };
     let sessions = Sessions::start(&upkeep.handle(), rooms, config.session_idle, gone());
     Ok(Server {

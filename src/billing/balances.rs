@@ -4,8 +4,9 @@
 //! client hears nothing before it has. What was changed elsewhere, by a refund say, is not known here until the account's
 //! next reservation.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::billing::money::Nanos;
 

@@ -1,7 +1,8 @@
 //! Prices: what a turn costs, what it may cost at most.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+
+use foldhash::HashMap;
 
 use crate::billing::money::Nanos;
 use crate::clock::EpochMs;

@@ -98,6 +98,9 @@ pub struct ServeArgs {
     /// How long an idle session stays in memory, in seconds [default: 300]
     #[arg(long, value_name = "SECONDS", env = "SWITCHBOARD_SESSION_IDLE")]
     pub session_idle: Option<String>,
+    /// Most that conversations take up in memory between their turns, all together, in bytes [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "SWITCHBOARD_SESSION_MEMORY_BYTES")]
+    pub session_memory_bytes: Option<String>,
     /// Most that streams keep for readers that come back, all together, in bytes [default: 67108864]
     #[arg(long, value_name = "BYTES", env = "SWITCHBOARD_REPLAY_BUFFER_BYTES")]
     pub replay_buffer_bytes: Option<String>,

@@ -24,6 +24,7 @@ use crate::provider::breaker::Settings;
 use crate::provider::retry::MAX_RETRIES;
 use crate::provider::{DEFAULT_RETRIES, OWN, Policy, ProviderConfig, ProviderKind, Terms};
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
+use crate::session::DEFAULT_SESSION_MEMORY;
 use crate::session::turns::DEFAULT_REPLAY;
 use crate::tls::TlsFiles;
 use crate::webhook::Delivery;
@@ -62,6 +63,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long an idle session stays in memory.
     pub session_idle: Duration,
+    /// The most that conversations take up in memory between their turns, all together, in bytes.
+    pub session_memory: usize,
     /// The most that streams keep for readers that come back, all together, in bytes.
     pub replay_buffer: usize,
     /// How often the books are checked.
@@ -128,6 +131,8 @@ impl Config {
         if idle == Some(0) {
             faults.push("session_idle_s: expected at least 1".to_owned());
         }
+        let in_file = file.number("session_memory_bytes", &mut faults);
+        let memory = number(args.session_memory_bytes.as_ref(), in_file, "session_memory_bytes", &mut faults);
         let in_file = file.number("replay_buffer_bytes", &mut faults);
         let replay = number(args.replay_buffer_bytes.as_ref(), in_file, "replay_buffer_bytes", &mut faults);
         let in_file = file.number("verify_interval_s", &mut faults);
@@ -217,6 +222,8 @@ impl Config {
             intake,
             shutdown_timeout: Duration::from_secs(shutdown.unwrap_or(20)),
             session_idle: Duration::from_secs(idle.unwrap_or(300)),
+            session_memory: memory
+                .map_or(DEFAULT_SESSION_MEMORY, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             replay_buffer: replay
                 .map_or(DEFAULT_REPLAY, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             verify_interval: verify.map_or(bookcheck::DEFAULT_INTERVAL, Duration::from_secs),
@@ -251,6 +258,7 @@ impl Config {
         root.insert("failed_logins_per_minute".into(), whole(self.failed_logins));
         root.insert("shutdown_timeout_s".into(), whole(self.shutdown_timeout.as_secs()));
         root.insert("session_idle_s".into(), whole(self.session_idle.as_secs()));
+        root.insert("session_memory_bytes".into(), whole(self.session_memory as u64));
         root.insert("replay_buffer_bytes".into(), whole(self.replay_buffer as u64));
         root.insert("verify_interval_s".into(), whole(self.verify_interval.as_secs()));
         root.insert("webhook_retry_s".into(), whole(self.webhooks.first_retry.as_secs()));

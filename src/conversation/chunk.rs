@@ -69,6 +69,14 @@ impl Completer {
         self.completed(&chunk).map_or(chunk, |complete| complete.bytes().clone())
     }
 
+    /// When the stream was made, in epoch seconds, if it told.
+    pub fn created(&self) -> Option<i64> {
+        match &self.created {
+            Created::Told(created) => created.read().ok(),
+            Created::Untold | Created::Unknown => None,
+        }
+    }
+
     /// A chunk of ours with these choices.
     pub fn chunk_of(&self, choices: &[u8]) -> Bytes {
         let mut chunk = ObjectWriter::with_capacity(choices.len() + 40);

@@ -79,6 +79,8 @@ pub struct Message {
     pub newer_name: bool,
     /// Whether there is nothing in it (an answer that was cut before its first token).
     pub empty: bool,
+    /// Whether it is known to have a role and a content and nothing else.
+    bare: bool,
 }
 
 /// The same message, however a client writes it: equal for string and part form of the same content.
@@ -101,6 +103,7 @@ struct Facts {
     text_bytes: usize,
     media: usize,
     calls: bool,
+    bare: bool,
 }
 
 impl Facts {
@@ -124,13 +127,13 @@ impl Facts {
         let text_bytes = content_bytes
             + written.iter().flatten().map(|value| value.len()).sum::<usize>()
             + named.iter().map(|text| text.as_ref().map_or(0, |text| text.len())).sum::<usize>();
-        Ok(Self { role, text_bytes, media, calls: calls.is_some() })
+        Ok(Self { role, text_bytes, media, calls: calls.is_some(), bare: seen.bare })
     }
 
     fn of_message(self, raw: Raw) -> Message {
-        let Self { role, text_bytes, media, calls } = self;
+        let Self { role, text_bytes, media, calls, bare } = self;
         let newer_name = role == Role::Developer;
-        Message { role, raw, text_bytes, media, calls, newer_name, empty: text_bytes + media == 0 }
+        Message { role, raw, text_bytes, media, calls, newer_name, empty: text_bytes + media == 0, bare }
     }
 }
 
@@ -170,6 +173,20 @@ impl Message {
         Facts::of(seen, at).map(|facts| facts.of_message(raw))
     }
 
+    /// As [`Self::stored`], of a text that should be what was stored.
+    ///
+    /// # Errors
+    /// When it is not JSON.
+    pub fn restored(text: String) -> serde_json::Result<Self> {
+        let raw = Raw::trusted(text);
+        let facts = Scan::of(raw.bytes(), |scan| Seen::pass(scan).filter(|_| scan.is_readable()))
+            .and_then(|seen| Facts::of(&seen, 0).ok());
+        match facts {
+            Some(facts) => Ok(facts.of_message(raw)),
+            None => Raw::parse(raw.bytes().clone()).map(Self::stored),
+        }
+    }
+
     /// Takes what a provider answered or what is stored: it was taken once, whatever it holds.
     pub fn stored(raw: Raw) -> Self {
         #[derive(Deserialize)]
@@ -183,7 +200,7 @@ impl Message {
             let text_bytes = raw.bytes().len();
             // As what could not be read may be anything.
             let newer_name = memchr::memmem::find(raw.bytes(), b"developer").is_some();
-            Self { role, raw, text_bytes, media: 0, calls: false, newer_name, empty: false }
+            Self { role, raw, text_bytes, media: 0, calls: false, newer_name, empty: false, bare: false }
         })
     }
 
@@ -208,7 +225,7 @@ impl Message {
 
     /// An assistant's message without what does not go back, if there is any of it.
     fn shortened(&self) -> Option<Raw> {
-        if self.role != Role::Assistant {
+        if self.role != Role::Assistant || self.bare {
             return None;
         }
         let mut fields = Fields::parse(self.raw.bytes()).ok()?;

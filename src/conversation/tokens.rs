@@ -2,8 +2,9 @@
 //!
 //! For fitting prompts into windows, where a guess will do. Money is never guessed from this.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::HashMap;
 
 /// What a token is taken for before anything is known, in bytes.
 const FIRST_GUESS: u64 = 4;

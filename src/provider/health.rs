@@ -1,9 +1,10 @@
 //! How each provider does: its running calls, its circuits, its retries, its last error. Shared by all threads.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use crate::clock::{self, EpochMs};
 use crate::error::UpstreamKind;

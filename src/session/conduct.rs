@@ -8,14 +8,13 @@ use tokio::sync::oneshot;
 use crate::auth::api_key::KeyKind;
 use crate::billing::catalogue::{DEFAULT_MAX_OUTPUT, LEAST_MAX_OUTPUT};
 use crate::billing::{Circumstances, HOLD_LIFE_MS, Hold};
-use crate::budget::{Budget, Share};
+use crate::budget::Share;
 use crate::clock;
 use crate::conversation::history::{History, Summary};
 use crate::conversation::message::Message;
 use crate::conversation::turn::{NamedBy, OnDisconnect, Turn};
 use crate::error::{Error, Stop};
 use crate::id::HoldId;
-use crate::json::Raw;
 use crate::pressure::Starting;
 use crate::rate_limit::{Permit, TokenDebit};
 use crate::session::attempt::{self, Asked, Candidate};
@@ -42,6 +41,7 @@ pub struct Conversation {
     /// What was said.
     pub history: History,
     /// The memory that it takes up.
+    #[expect(dead_code, reason = "dropping it gives that back")]
     pub share: Option<Share>,
 }
 
@@ -88,7 +88,7 @@ pub async fn conduct(
         () = given_up(&mut reply, &turn, &log) => {
             permit.give_up();
             entered.write(TurnEvent::Failed(Box::new(Error::Stopped(Stop::Cancelled))));
-            return conversation.kept(&local.rooms.kept);
+            return conversation.after_turn();
         }
         Ok(why) = &mut stop => Err(Error::Stopped(why)),
         // In a box: what it needs is given back when the answer begins, and not kept as long as that takes.
@@ -98,12 +98,12 @@ pub async fn conduct(
         Ok(opened) => opened,
         Err(error) => {
             refuse(&mut entered, reply, error);
-            return conversation.kept(&local.rooms.kept);
+            return conversation.after_turn();
         }
     };
     let Ok(events) = entered.log().read() else {
         refuse(&mut entered, reply, Error::Internal("a new log has no start".to_owned()));
-        return conversation.kept(&local.rooms.kept);
+        return conversation.after_turn();
     };
     let running = Running {
         completion: turn.completion.clone(),
@@ -139,15 +139,13 @@ pub async fn conduct(
             conversation.history.push_turn(messages.into_iter().map(Message::alone));
         }
     }
-    conversation.kept(&local.rooms.kept)
+    conversation.after_turn()
 }
 
 impl Conversation {
-    /// As it stays in memory until the next turn, if there is room for it.
-    fn kept(mut self, budget: &Budget) -> Option<Self> {
-        self.share = None;
-        self.share = Some(budget.take(self.history.size())?);
-        Some(self)
+    /// As it is after a turn: what memory was taken for that is given back.
+    fn after_turn(self) -> Option<Self> {
+        Some(Self { share: None, ..self })
     }
 }
 
@@ -194,12 +192,12 @@ async fn load(local: &LocalRooms, key: SessionKey, named_by: NamedBy) -> Result<
     for (at, (turn_seq, body)) in bodies.into_iter().enumerate() {
         let damaged =
             |cause: String| Error::Internal(format!("session {} message {}: {cause}", row.id, at + 1));
-        let raw = Raw::parse(body).map_err(|cause| damaged(cause.to_string()))?;
+        let message = Message::restored(body).map_err(|cause| damaged(cause.to_string()))?;
         if turn_seq != turn.0 && !turn.1.is_empty() {
             history.push_turn(std::mem::take(&mut turn.1));
         }
         turn.0 = turn_seq;
-        turn.1.push(Message::stored(raw));
+        turn.1.push(message);
     }
     if !turn.1.is_empty() {
         history.push_turn(turn.1);

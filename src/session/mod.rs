@@ -9,6 +9,7 @@ mod attempt;
 mod conduct;
 mod first;
 pub mod log;
+mod lot;
 mod messages;
 pub mod prompt;
 mod registry;
@@ -53,8 +54,9 @@ use turns::{Found, TurnInfo, Turns};
 /// How long a cancelled turn may take to end before its canceller is answered that it still runs.
 const CANCEL_WAIT: Duration = Duration::from_secs(10);
 
-/// The most that all conversations together take up in memory between their turns, in bytes. Others are read again.
-pub const MAX_KEPT: usize = 64 * 1024 * 1024;
+/// The most that all conversations together take up in memory between their turns, in bytes, where nothing else is said. For
+/// more, some of those leave that have not been used for long, and are read again by their next turn.
+pub const DEFAULT_SESSION_MEMORY: usize = 256 * 1024 * 1024;
 
 /// Which conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

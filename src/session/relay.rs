@@ -198,6 +198,7 @@ fn kept(
         content: first.reply.content().map(str::to_owned),
         ttft_ms: millis(ttft),
         duration_ms: millis(started.elapsed()),
+        created: Some(first.completer.created().unwrap_or(turn.form.created)),
     };
     Raw::of(&kept).text().into_owned()
 }

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::conversation::turn::Turn;
 use crate::conversation::usage::Usage;
 use crate::error::Error;
-use crate::json::Raw;
+use crate::json::{Fields, Raw};
 use crate::rate_limit::Status;
 use crate::session::turns::Turns;
 use crate::session::{Ended, Running, TurnEvent};
@@ -37,6 +37,23 @@ pub struct Kept {
     pub content: Option<String>,
     pub ttft_ms: u64,
     pub duration_ms: u64,
+    /// When a stream said it was made, in epoch seconds, and a whole answer that does not say it itself. Answers that were
+    /// kept before this was noted have none.
+    #[serde(default)]
+    pub created: Option<i64>,
+}
+
+impl Kept {
+    /// The answer as it was given: with the time that it said.
+    fn whole(&self) -> serde_json::Result<Bytes> {
+        let whole = Bytes::from(self.body.get().to_owned());
+        let Some(created) = self.created else { return Ok(whole) };
+        let mut fields = Fields::parse(&whole)?;
+        if fields.get("created").is_none_or(|own| !own.read::<i64>().is_ok_and(|seconds| seconds > 0)) {
+            fields.set("created", Raw::of(&created));
+        }
+        Ok(fields.to_raw().bytes().clone())
+    }
 }
 
 /// Whether a turn was answered before under its own idempotency key; then that answer, as if it ran.
@@ -63,7 +80,7 @@ fn again(answered: &Answered, turns: &Turns, turn: &Turn) -> Result<Running, Err
     let account_key = turn.caller.kind == KeyKind::Account;
     let damaged = |cause: serde_json::Error| Error::Internal(format!("an answer that was kept: {cause}"));
     let kept: Kept = serde_json::from_str(&answered.answer).map_err(damaged)?;
-    let whole = Bytes::from(kept.body.get().to_owned());
+    let whole = kept.whole().map_err(damaged)?;
     let (delta, tail) = match turn.stream {
         true => as_chunks(&whole).map(|(said, end)| (Some(said), end)).map_err(damaged)?,
         false => (None, whole),

@@ -1,8 +1,10 @@
 //! Turns that have ended, for those who ask again: how they ended, and for a while their streams. Plain: time is an
 //! argument.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use crate::id::CompletionId;
 use crate::session::log::Log;

@@ -1,10 +1,10 @@
 //! The turns that run, across all threads: to list them, to end them, to read along, and to wait for their end. And
 //! those that have ended, for a while.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock::{self, EpochMs};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::json::{Raw, Scan, once};
+use crate::json::{Object, Raw, Scan, once};
 
 /// What of a message is looked at; the values of some fields as they stand there.
 #[derive(Default)]
@@ -19,6 +19,8 @@ pub struct Seen<'a> {
     pub(super) reasoning: Option<&'a str>,
     pub(super) tool_call_id: Option<Cow<'a, str>>,
     pub(super) name: Option<Cow<'a, str>>,
+    /// Whether it has a role and a content and nothing else.
+    pub(super) bare: bool,
 }
 
 impl<'a> Seen<'a> {
@@ -50,9 +52,12 @@ impl<'a> Seen<'a> {
         }
         let given = |value: Option<&'a RawValue>| value.map(RawValue::get).filter(|value| *value != "null");
         let peek: Peek<'a> = raw.peek()?;
+        let Object(fields) = raw.peek()?;
+        let content = given(peek.content);
         Ok(Self {
+            bare: fields.len() == 2 && peek.role.is_some() && content.is_some(),
             role: peek.role,
-            content: given(peek.content),
+            content,
             tool_calls: given(peek.tool_calls),
             function_call: given(peek.function_call),
             refusal: peek.refusal,
@@ -74,21 +79,28 @@ impl<'a> Seen<'a> {
         let (mut role, mut refusal, mut tool_call_id, mut own_name) = (None, None, None, None);
         let (mut content, mut tool_calls, mut function_call) = (None, None, None);
         let (mut reasoning_content, mut reasoning) = (None, None);
-        scan.object(|scan, name| match name {
-            "role" => once(&mut role, text(scan)?),
-            "content" => once(&mut content, value(scan)?),
-            "tool_calls" => once(&mut tool_calls, value(scan)?),
-            "function_call" => once(&mut function_call, value(scan)?),
-            "refusal" => once(&mut refusal, text(scan)?),
-            "reasoning_content" => once(&mut reasoning_content, value(scan)?),
-            "reasoning" => once(&mut reasoning, value(scan)?),
-            "tool_call_id" => once(&mut tool_call_id, text(scan)?),
-            "name" => once(&mut own_name, text(scan)?),
-            _ => scan.value().map(drop),
+        let mut fields = 0;
+        scan.object(|scan, name| {
+            fields += 1;
+            match name {
+                "role" => once(&mut role, text(scan)?),
+                "content" => once(&mut content, value(scan)?),
+                "tool_calls" => once(&mut tool_calls, value(scan)?),
+                "function_call" => once(&mut function_call, value(scan)?),
+                "refusal" => once(&mut refusal, text(scan)?),
+                "reasoning_content" => once(&mut reasoning_content, value(scan)?),
+                "reasoning" => once(&mut reasoning, value(scan)?),
+                "tool_call_id" => once(&mut tool_call_id, text(scan)?),
+                "name" => once(&mut own_name, text(scan)?),
+                _ => scan.value().map(drop),
+            }
         })?;
+        let content = content.flatten();
+        let role = role.flatten();
         Some(Self {
-            role: role.flatten(),
-            content: content.flatten(),
+            bare: fields == 2 && role.is_some() && content.is_some(),
+            role,
+            content,
             tool_calls: tool_calls.flatten(),
             function_call: function_call.flatten(),
             refusal: refusal.flatten(),

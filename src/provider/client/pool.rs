@@ -1,8 +1,10 @@
 //! Connections that wait for their next request. Plain: time is an argument.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 /// How long a connection is kept without use: many servers close theirs after little more.
 pub const IDLE: Duration = Duration::from_secs(15);
@@ -31,7 +33,7 @@ impl<T> Waiting<T> {
 
 impl<T> Default for Pool<T> {
     fn default() -> Self {
-        Self { idle: HashMap::new(), count: 0 }
+        Self { idle: HashMap::default(), count: 0 }
     }
 }
 

@@ -1,9 +1,11 @@
 //! What waits for the writer: closes in their order, opens in turn from each account.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use foldhash::HashMap;
 
 use super::work::Entry;
 use super::{Counters, Lane, QUEUE};
@@ -24,7 +26,7 @@ pub struct Turns<T> {
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        Self { order: VecDeque::new(), waiting: HashMap::new(), len: 0 }
+        Self { order: VecDeque::new(), waiting: HashMap::default(), len: 0 }
     }
 }
 
@@ -93,7 +95,7 @@ impl Queue {
     /// Takes up to `most` pieces, what closes first. Patient work is left for the next batch if there is anything else.
     fn take(&mut self, most: usize) -> Vec<Entry> {
         let mut later = Vec::new();
-        for (account, opens) in std::mem::take(&mut self.patient) {
+        for (account, opens) in self.patient.drain() {
             for open in opens {
                 match open.is_patient() {
                     true => later.push((account.clone(), open)),
