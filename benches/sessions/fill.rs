@@ -60,10 +60,8 @@ fn statements(from: u64, to: u64) -> String {
          INSERT INTO branch (id) SELECT branch FROM made;
          INSERT INTO message (branch_id, seq, turn_seq, body, created_at)
            SELECT branch, 1, 2, '{said}', 1 FROM made;
-         INSERT INTO message (branch_id, seq, turn_seq, body, created_at)
-           SELECT branch, 2, 2, '{answered}', 1 FROM made;
-         INSERT INTO turn (branch_id, seq, completion_id, hold_id, status, created_at)
-           SELECT branch, 2, 'chatcmpl-' || lower(hex(randomblob(11))), 'hold', 'complete', 1 FROM made;
+         INSERT INTO message (branch_id, seq, turn_seq, body, created_at, completion_id, hold_id, status)
+           SELECT branch, 2, 2, '{answered}', 1, 'chatcmpl-' || lower(hex(randomblob(11))), 'hold', 'complete' FROM made;
          INSERT INTO session (account_id, agent_id, name, named_by, status, head, created_at, updated_at, branch_id,
                               title, metadata)
            SELECT '{ACCOUNT}', '{AGENT}', printf('sess_%020d', n), 'server',

@@ -1,4 +1,4 @@
-//! Queries on `branch`, `message` and `turn`: what was said, stored once for all sessions that have it in common.
+//! Queries on `branch` and `message`: what was said, stored once for all sessions that have it in common.
 //!
 //! A branch is a run of messages that goes on from a message of another branch, its parent; the numbers of its
 //! messages go on too. A session is a [place](Place) in a branch: it has the branch's messages up to its head, and
@@ -10,9 +10,9 @@ use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 
 use crate::conversation::opening::Chain;
-use crate::store::fixed::Value::{Int, MaybeBlob, MaybeInt, Text};
+use crate::store::fixed::Value::{Int, MaybeBlob, MaybeInt, MaybeText, Text};
 use crate::store::fixed::fixed;
-use crate::store::schema::{branch, message, session, turn};
+use crate::store::schema::{branch, message, session};
 
 /// How far a conversation has come, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,18 @@ pub struct Line {
     pub created_at: i64,
 }
 
-/// Stores messages behind a place, as one turn; answers where the conversation has come to.
+/// What is noted of an answer.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct Note<'a> {
+    pub completion: &'a str,
+    pub hold: &'a str,
+    pub status: &'a str,
+    pub metadata: Option<&'a str>,
+}
+
+/// Stores messages behind a place, as one turn, of which the last one is the answer; answers where the conversation has
+/// come to.
 ///
 /// `chains` may be shorter than `bodies`; what is missing is none.
 pub fn append<'a>(
@@ -52,7 +63,7 @@ pub fn append<'a>(
     place: Place,
     bodies: impl ExactSizeIterator<Item = &'a String>,
     chains: &[Option<Chain>],
-    now: i64,
+    (note, now): (Note<'_>, i64),
 ) -> QueryResult<(i64, i64)> {
     let last = place.head + i64::try_from(bodies.len()).unwrap_or(i64::MAX);
     let mut into = match place.branch {
@@ -64,8 +75,19 @@ pub fn append<'a>(
         let put = |conn: &mut SqliteConnection, into: i64| {
             const PUT: &str = "INSERT INTO message (branch_id, seq, turn_seq, body, created_at, chain) \
                                VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
-            fixed!(PUT, [Int(into), Int(seq), Int(last), Text(body), Int(now), MaybeBlob(chain)])
-                .execute(conn)
+            const ANSWER: &str = "INSERT INTO message (branch_id, seq, turn_seq, body, created_at, chain, \
+                                  completion_id, hold_id, status, metadata) \
+                                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+            let own = [Int(into), Int(seq), Int(last), Text(body), Int(now), MaybeBlob(chain)];
+            if seq < last {
+                return fixed!(PUT, own).execute(conn);
+            }
+            let [into, seq, last, body, now, chain] = own;
+            let Note { completion, hold, status, metadata } = note;
+            let noted = [Text(completion), Text(hold), Text(status), MaybeText(metadata)];
+            let [completion, hold, status, metadata] = noted;
+            let row = [into, seq, last, body, now, chain, completion, hold, status, metadata];
+            fixed!(ANSWER, row).execute(conn)
         };
         if put(conn, into)? == 0 {
             // Somebody else has gone on from here; it can only be the first one that meets him.
@@ -188,8 +210,6 @@ pub fn let_go(conn: &mut SqliteConnection, left: i64) -> QueryResult<()> {
         let kept = end.unwrap_or(0);
         let tail = message::table.filter(message::branch_id.eq(own)).filter(message::seq.gt(kept));
         diesel::delete(tail).execute(conn)?;
-        diesel::delete(turn::table.filter(turn::branch_id.eq(own)).filter(turn::seq.gt(kept)))
-            .execute(conn)?;
         if end.is_some() {
             break;
         }

@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use crate::conversation::opening::normal;
 use crate::json::Raw;
 use crate::store::branch::{self, Line};
-use crate::store::schema::{hold, turn, usage_record};
+use crate::store::schema::{hold, message, usage_record};
 use crate::store::session::SessionRow;
 use crate::store::usage_record::charged_before;
 
@@ -106,16 +106,17 @@ fn answers_of(
     first: i64,
     last: i64,
 ) -> QueryResult<Vec<AnswerRow>> {
-    let mut answers: Vec<AnswerRow> = turn::table
-        .left_join(usage_record::table.on(usage_record::hold_id.eq(turn::hold_id)))
-        .left_join(hold::table.on(hold::id.eq(turn::hold_id)))
-        .filter(turn::branch_id.eq(of_branch))
-        .filter(turn::seq.between(first, last))
+    let mut answers: Vec<AnswerRow> = message::table
+        .left_join(usage_record::table.on(message::hold_id.eq(usage_record::hold_id.nullable())))
+        .left_join(hold::table.on(message::hold_id.eq(hold::id.nullable())))
+        .filter(message::branch_id.eq(of_branch))
+        .filter(message::seq.between(first, last))
+        .filter(message::completion_id.is_not_null())
         .select((
-            turn::seq,
-            turn::completion_id,
-            turn::status,
-            turn::metadata,
+            message::seq,
+            message::completion_id.assume_not_null(),
+            message::status.assume_not_null(),
+            message::metadata,
             usage_record::prompt.nullable(),
             usage_record::cached.nullable(),
             usage_record::output.nullable(),

@@ -236,18 +236,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    turn (branch_id, seq) {
-        branch_id -> BigInt,
-        seq -> BigInt,
-        completion_id -> Text,
-        hold_id -> Text,
-        status -> Text,
-        metadata -> Nullable<Text>,
-        created_at -> BigInt,
-    }
-}
-
-diesel::table! {
     message (branch_id, seq) {
         branch_id -> BigInt,
         seq -> BigInt,
@@ -255,6 +243,10 @@ diesel::table! {
         body -> Text,
         created_at -> BigInt,
         chain -> Nullable<Binary>,
+        completion_id -> Nullable<Text>,
+        hold_id -> Nullable<Text>,
+        status -> Nullable<Text>,
+        metadata -> Nullable<Text>,
     }
 }
 
@@ -287,7 +279,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     hold,
     ledger_entry,
     usage_record,
-    turn,
     message,
     session,
     session_metadata,

@@ -6,7 +6,7 @@ use diesel::sql_types::{BigInt, Nullable};
 use crate::conversation::opening::Opening;
 use crate::conversation::turn::Completeness;
 use crate::error::Error;
-use crate::store::branch::{self, Place};
+use crate::store::branch::{self, Note, Place};
 use crate::store::fixed::Value::{Int, MaybeText, Text};
 use crate::store::fixed::{Value, fixed};
 use crate::store::schema::{agent, hold, session};
@@ -428,18 +428,11 @@ fn store_turn(
     };
     let said: Vec<&String> = new.messages[skipped..].iter().chain([&new.reply]).collect();
     let chains = opening.map_or(&[][..], |opening| opening.chains.get(skipped..).unwrap_or_default());
-    let (at, last) = branch::append(conn, place, said.into_iter(), chains, now)?;
-    const ADD: &str = "INSERT INTO turn (branch_id, seq, completion_id, hold_id, status, metadata, created_at) \
-                       VALUES (?, ?, ?, ?, ?, ?, ?)";
-    let line = [
-        Int(at),
-        Int(last),
-        Text(of.completion),
-        Text(of.hold),
-        Text(new.completeness.as_str()),
-        MaybeText(new.metadata.as_deref()),
-        Int(now),
-    ];
-    fixed!(ADD, line).execute(conn)?;
-    Ok((at, last))
+    let note = Note {
+        completion: of.completion,
+        hold: of.hold,
+        status: new.completeness.as_str(),
+        metadata: new.metadata.as_deref(),
+    };
+    branch::append(conn, place, said.into_iter(), chains, (note, now))
 }

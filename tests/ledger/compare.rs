@@ -50,7 +50,7 @@ const BOOKS: [Line; 12] = [
     (
         "turn",
         "s.account_id, s.agent_id, s.name, t.seq, t.completion_id, t.hold_id, t.status, t.metadata, t.created_at",
-        "turn t JOIN session s ON s.branch_id = t.branch_id",
+        "message t JOIN session s ON s.branch_id = t.branch_id AND t.completion_id IS NOT NULL",
     ),
     (
         "message",

@@ -1,4 +1,4 @@
-CREATE TABLE turn_new (
+CREATE TABLE turn (
   branch_id BIGINT NOT NULL REFERENCES branch ON DELETE CASCADE,
   seq BIGINT NOT NULL,                             -- seq of the turn's last message
   completion_id TEXT NOT NULL UNIQUE,
@@ -8,10 +8,9 @@ CREATE TABLE turn_new (
   created_at BIGINT NOT NULL,
   PRIMARY KEY (branch_id, seq)
 ) WITHOUT ROWID;
-INSERT INTO turn_new (branch_id, seq, completion_id, hold_id, status, metadata, created_at)
-  SELECT branch_id, seq, completion_id, hold_id, status, metadata, created_at FROM turn ORDER BY branch_id, seq;
-DROP TABLE turn;
-ALTER TABLE turn_new RENAME TO turn;
+INSERT INTO turn (branch_id, seq, completion_id, hold_id, status, metadata, created_at)
+  SELECT branch_id, seq, completion_id, hold_id, status, metadata, created_at FROM message
+  WHERE completion_id IS NOT NULL ORDER BY branch_id, seq;
 
 CREATE TABLE message_new (
   branch_id BIGINT NOT NULL REFERENCES branch ON DELETE CASCADE,

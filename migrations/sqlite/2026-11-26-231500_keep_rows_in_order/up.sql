@@ -1,34 +1,26 @@
--- Turns, messages and entries are kept in the order in which they came, and no longer beside those of their conversation
--- or account: what one batch writes lies in the same few pages. Only the narrow indexes of their places have a page for
--- each conversation and account. That a completion is stored once its hold sees to, which is closed once; nobody looks for
--- a turn by it.
-CREATE TABLE turn_new (
-  branch_id BIGINT NOT NULL REFERENCES branch ON DELETE CASCADE,
-  seq BIGINT NOT NULL,                             -- seq of the turn's last message
-  completion_id TEXT NOT NULL,
-  hold_id TEXT NOT NULL,
-  status TEXT NOT NULL CHECK (status IN ('complete', 'incomplete')),
-  metadata TEXT,                                   -- the client's own notes, a JSON object
-  created_at BIGINT NOT NULL,
-  PRIMARY KEY (branch_id, seq)
-);
-INSERT INTO turn_new (branch_id, seq, completion_id, hold_id, status, metadata, created_at)
-  SELECT branch_id, seq, completion_id, hold_id, status, metadata, created_at FROM turn ORDER BY branch_id, seq;
-DROP TABLE turn;
-ALTER TABLE turn_new RENAME TO turn;
-
+-- Messages and entries are kept in the order in which they came, and no longer beside those of their conversation or
+-- account: what one batch writes lies in the same few pages. Only the narrow indexes of their places have a page for each
+-- conversation and account. What is noted of an answer stands with its message, not in rows of its own. That an answer is
+-- stored once its hold sees to, which is closed once; nobody looks for one by its id.
 CREATE TABLE message_new (
   branch_id BIGINT NOT NULL REFERENCES branch ON DELETE CASCADE,
   seq BIGINT NOT NULL,                             -- its place in the conversation, from 1
-  turn_seq BIGINT NOT NULL,
+  turn_seq BIGINT NOT NULL,                        -- seq of its turn's last message, which is the answer
   body TEXT NOT NULL,                              -- JSON, as it was sent or received
   created_at BIGINT NOT NULL,
   chain BLOB,                                      -- digest of the conversation up to here, where it may be sent again
-  PRIMARY KEY (branch_id, seq)
+  completion_id TEXT,                              -- of an answer, as are those that follow
+  hold_id TEXT,
+  status TEXT CHECK (status IS NULL OR status = 'complete' OR status = 'incomplete'),
+  metadata TEXT,                                   -- the client's own notes on the turn, a JSON object
+  PRIMARY KEY (branch_id, seq),
+  CHECK ((completion_id IS NULL) = (hold_id IS NULL) AND (completion_id IS NULL) = (status IS NULL))
 );
-INSERT INTO message_new (branch_id, seq, turn_seq, body, created_at, chain)
-  SELECT branch_id, seq, turn_seq, body, created_at, chain FROM message ORDER BY branch_id, seq;
+INSERT INTO message_new (branch_id, seq, turn_seq, body, created_at, chain, completion_id, hold_id, status, metadata)
+  SELECT m.branch_id, m.seq, m.turn_seq, m.body, m.created_at, m.chain, t.completion_id, t.hold_id, t.status, t.metadata
+  FROM message m LEFT JOIN turn t ON t.branch_id = m.branch_id AND t.seq = m.seq ORDER BY m.branch_id, m.seq;
 DROP TABLE message;
+DROP TABLE turn;
 ALTER TABLE message_new RENAME TO message;
 CREATE INDEX message_chain ON message (chain) WHERE chain IS NOT NULL;
 
