@@ -1,5 +1,6 @@
 //! The HTTP side of a provider, whatever protocol it speaks: one client a thread, one POST a call.
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +11,7 @@ use tokio::time::timeout;
 use crate::error::{UpstreamFailure, UpstreamKind};
 use crate::outbound::Reach;
 use crate::provider::Timeouts;
-use crate::provider::client::{Answer, Broken, Client, Target, Unanswered};
+use crate::provider::client::{Answer, Broken, Client, Post, Target, Unanswered};
 use crate::provider::refusal::{Refusal, Secrets};
 use crate::provider::sse::EventReader;
 
@@ -36,6 +37,8 @@ pub struct Endpoint {
     extra: Vec<(String, SecretString)>,
     secrets: Secrets,
     timeouts: Timeouts,
+    /// How its requests begin, once there was one.
+    begun: OnceCell<Post>,
 }
 
 impl Endpoint {
@@ -47,20 +50,20 @@ impl Endpoint {
         timeouts: Timeouts,
     ) -> Self {
         let (client, target) = (Client::new(Reach::Anywhere, timeouts.connect), Target::parse(url));
-        Self { client, target, headers, extra: Vec::new(), secrets, timeouts }
+        Self { client, target, headers, extra: Vec::new(), secrets, timeouts, begun: OnceCell::new() }
     }
 
     /// Makes a client for places that tenants name: not in the operator's own network, unless that is allowed.
     pub fn for_tenants(allow_private: bool, secrets: Secrets, timeouts: Timeouts) -> Self {
         let reach = if allow_private { Reach::Anywhere } else { Reach::Public };
         let client = Client::new(reach, timeouts.connect);
-        let (headers, extra) = (Vec::new(), Vec::new());
-        Self { client, target: None, headers, extra, secrets, timeouts }
+        let (headers, extra, begun) = (Vec::new(), Vec::new(), OnceCell::new());
+        Self { client, target: None, headers, extra, secrets, timeouts, begun }
     }
 
     /// Adds what the operator wants to be sent too.
     pub fn with_headers(self, extra: Vec<(String, SecretString)>) -> Self {
-        Self { secrets: self.secrets.clone().and_headers(&extra), extra, ..self }
+        Self { secrets: self.secrets.clone().and_headers(&extra), extra, begun: OnceCell::new(), ..self }
     }
 
     /// The same for a call with a tenant's key: with its `headers` in the place of all of the operator's, which may
@@ -73,7 +76,7 @@ impl Endpoint {
     ) -> Self {
         let target = url.map_or_else(|| self.target.clone(), Target::parse);
         let (client, timeouts) = (self.client.clone(), self.timeouts);
-        Self { client, target, headers, extra: Vec::new(), secrets, timeouts }
+        Self { client, target, headers, extra: Vec::new(), secrets, timeouts, begun: OnceCell::new() }
     }
 
     /// What no client may read.
@@ -113,10 +116,16 @@ impl Endpoint {
 
     async fn send(&self, body: Bytes) -> Result<Answer, Unanswered> {
         let target = self.target.as_ref().ok_or(Unanswered::Unsendable("its URL is none"))?;
-        let own = self.headers.iter().map(|(name, value)| (*name, value.expose_secret()));
-        let extra = self.extra.iter().map(|(name, value)| (name.as_str(), value.expose_secret()));
-        let request = target.post(OURS.into_iter().chain(own).chain(extra), body)?;
-        self.client.send(target, request).await
+        let begun = match self.begun.get() {
+            Some(begun) => begun,
+            None => {
+                let own = self.headers.iter().map(|(name, value)| (*name, value.expose_secret()));
+                let extra = self.extra.iter().map(|(name, value)| (name.as_str(), value.expose_secret()));
+                let begun = target.post(OURS.into_iter().chain(own).chain(extra))?;
+                self.begun.get_or_init(|| begun)
+            }
+        };
+        self.client.send(target, begun.with(body)).await
     }
 
     /// The whole body of an answer that is not streamed.

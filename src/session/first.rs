@@ -31,6 +31,8 @@ pub struct First {
     held: bool,
     /// Adds what a chunk has to say and the provider left out.
     pub(super) completer: Completer,
+    /// Whether the provider gave all of it at once.
+    whole: bool,
     /// What is still to come, of a stream.
     pub(super) chunks: Option<Chunks>,
 }
@@ -47,6 +49,7 @@ impl First {
             usage_chunk: None,
             held: false,
             completer: Completer::default(),
+            whole: true,
             chunks: None,
         })
     }
@@ -61,6 +64,7 @@ impl First {
             usage_chunk: None,
             held: false,
             completer: Completer::default(),
+            whole: false,
             chunks: Some(chunks),
         };
         let delta = first.take(chunk)?;
@@ -70,12 +74,24 @@ impl First {
 
     /// Whether it is all of the answer.
     pub fn is_whole(&self) -> bool {
-        self.chunks.is_none()
+        self.whole
     }
 
     /// What came so far.
     pub fn reply(&self) -> &Reply {
         &self.reply
+    }
+
+    /// Takes what waited for the charge: of a stream in memory of its own, since all that was read with it would be kept for
+    /// as long, which of a quick provider is 16 KiB and more.
+    pub(super) fn take_tail(&mut self) -> Vec<Bytes> {
+        let tail = std::mem::take(&mut self.tail);
+        if self.whole { tail } else { tail.iter().map(alone).collect() }
+    }
+
+    /// Takes the chunk with usage alone, likewise, or one of ours.
+    pub(super) fn take_usage_chunk(&mut self) -> Bytes {
+        self.usage_chunk.take().map_or_else(|| self.completer.chunk_of(b"[]"), |chunk| alone(&chunk))
     }
 
     /// Keeps a chunk until the charge is made.
@@ -107,6 +123,11 @@ impl First {
         }
         Ok(None)
     }
+}
+
+/// The same in memory of its own.
+fn alone(chunk: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(chunk)
 }
 
 fn malformed(cause: &serde_json::Error) -> UpstreamFailure {

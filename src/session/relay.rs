@@ -145,12 +145,12 @@ pub async fn relay(
     let last = match (settled, failure(end)) {
         (Err(error), _) | (Ok(_), Some(error)) => TurnEvent::Failed(Box::new(error)),
         (Ok(closed), None) => TurnEvent::Ended(Arc::new(Ended {
-            tail: std::mem::take(&mut first.tail),
+            tail: first.take_tail(),
             outline: first.reply.take_outline(),
             plain: !turn.stream,
-            usage_chunk: first.usage_chunk.take().or_else(|| Some(first.completer.chunk_of(b"[]"))),
+            usage_chunk: Some(first.take_usage_chunk()),
             usage: closed.usage,
-            usage_raw: first.reply.usage_raw().filter(|_| source == UsageSource::Upstream).cloned(),
+            usage_raw: first.reply.usage_raw().filter(|_| source == UsageSource::Upstream).map(Raw::alone),
             charged: Nanos(closed.charged.0.saturating_add(closed.earlier.0)),
             balance: closed.balance,
             finish_reason: first.reply.finish_reason().map(str::to_owned),

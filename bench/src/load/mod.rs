@@ -16,6 +16,8 @@ use crate::wire::Answer;
 
 /// Turns that a conversation has before a client begins the next one.
 const TURNS: u64 = 10;
+/// How many callers on a client's next conversation is: a prime, so that each has his turn.
+const STRIDE: u64 = 31;
 
 /// The most that an answer may have, in tokens.
 const MAX_TOKENS: u64 = 512;
@@ -108,12 +110,14 @@ impl Load {
 
     /// The bytes of a request: the `turn`-th one of a client, the `seq`-th of all.
     fn request(&self, client: u64, turn: u64, seq: u64) -> Vec<u8> {
-        let callers = &self.target.callers;
-        let caller = &callers[(seq % callers.len() as u64) as usize];
-        let session = match self.sessions {
-            Sessions::OfTenTurns => format!("bench-{}-{client}-{}", self.number, turn / TURNS),
-            Sessions::Named(count) => format!("kept-{}", seq % count),
+        let (number, talk) = (self.number, turn / TURNS);
+        // A conversation has one caller, or it would be another one with each.
+        let (session, by) = match self.sessions {
+            Sessions::OfTenTurns => (format!("bench-{number}-{client}-{talk}"), client + STRIDE * talk),
+            Sessions::Named(count) => (format!("kept-{}", seq % count), seq),
         };
+        let callers = &self.target.callers;
+        let caller = &callers[(by % callers.len() as u64) as usize];
         let stream =
             if self.streamed { r#","stream":true,"stream_options":{"include_usage":true}"# } else { "" };
         let body = format!(

@@ -29,7 +29,7 @@ use body::Malformed;
 use connection::{Connection, Tls};
 use head::Head;
 use pool::Pool;
-pub use target::{Request, Target};
+pub use target::{Post, Request, Target};
 
 /// Connections that one client may use at once.
 const MAX_CONNECTIONS: usize = 20_000;

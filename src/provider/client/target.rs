@@ -1,10 +1,12 @@
 //! Where a request goes, and how it begins.
 
+use std::fmt::Write;
 use std::rc::Rc;
 
 use awc::http::Uri;
 use awc::http::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::Unanswered;
 
@@ -56,15 +58,11 @@ impl Target {
         &self.origin
     }
 
-    /// A POST of a body with these headers, of which a later one takes the place of an earlier one of its name.
+    /// How POSTs with these headers begin, of which a later one takes the place of an earlier one of its name.
     ///
     /// # Errors
     /// When a header would not be one.
-    pub fn post<'a>(
-        &self,
-        headers: impl Iterator<Item = (&'a str, &'a str)>,
-        body: Bytes,
-    ) -> Result<Request, Unanswered> {
+    pub fn post<'a>(&self, headers: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Post, Unanswered> {
         let mut lines: Vec<(HeaderName, &str)> = Vec::new();
         for (name, value) in headers {
             let known = HeaderName::from_bytes(name.as_bytes());
@@ -85,12 +83,27 @@ impl Target {
         if let Some(port) = self.uri.port_u16().filter(|port| *port != if self.secure { 443 } else { 80 }) {
             add(&[":", &port.to_string()]);
         }
-        add(&["\r\ncontent-length: ", &body.len().to_string(), "\r\n"]);
+        add(&["\r\n"]);
         for (name, value) in lines {
             add(&[name.as_str(), ": ", value, "\r\n"]);
         }
-        add(&["\r\n"]);
-        Ok(Request { head: head.into(), body })
+        add(&["content-length: "]);
+        Ok(Post(head.into()))
+    }
+}
+
+/// How a POST begins, up to the length of its body. It may hold credentials.
+pub struct Post(SecretString);
+
+impl Post {
+    /// The request with this body.
+    pub fn with(&self, body: Bytes) -> Request {
+        let begun = self.0.expose_secret();
+        let mut head = String::with_capacity(begun.len() + 24);
+        head.push_str(begun);
+        // Written to a string, which takes it.
+        let _ = write!(head, "{}\r\n\r\n", body.len());
+        Request { head: head.into(), body }
     }
 }
 
@@ -100,7 +113,7 @@ mod tests {
 
     fn written(url: &str, headers: &[(&str, &str)]) -> Option<String> {
         let target = Target::parse(url).expect("a target");
-        let request = target.post(headers.iter().copied(), Bytes::from_static(b"{}")).ok()?;
+        let request = target.post(headers.iter().copied()).ok()?.with(Bytes::from_static(b"{}"));
         Some(String::from_utf8(request.head.to_vec()).expect("text"))
     }
 
@@ -110,8 +123,8 @@ mod tests {
         assert_eq!(
             written("http://Example.com:8080/v1/chat?x=1", &headers).as_deref(),
             Some(
-                "POST /v1/chat?x=1 HTTP/1.1\r\nhost: Example.com:8080\r\ncontent-length: 2\r\n\
-                 x-one: 2\r\nauthorization: Bearer k\r\n\r\n"
+                "POST /v1/chat?x=1 HTTP/1.1\r\nhost: Example.com:8080\r\nx-one: 2\r\n\
+                 authorization: Bearer k\r\ncontent-length: 2\r\n\r\n"
             )
         );
         for (url, host) in [
