@@ -31,6 +31,11 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
 /// The same without them.
 const NAMES: [&str; 6] = ["created", "choices", "index", "delta", "finish_reason", "tool_calls"];
 
+/// When an answer or a chunk was made, in epoch seconds, if that is what its `created` says.
+pub fn created(told: &Raw) -> Option<i64> {
+    told.read().ok().filter(|seconds| *seconds > 0)
+}
+
 /// Completes the chunks of one stream. Nearly all are complete, so each is only searched before it is read; and one
 /// that differs from a complete one in its text alone is not even searched.
 #[derive(Debug, Default)]
@@ -59,7 +64,7 @@ impl Completer {
         }
         if matches!(self.created, Created::Unknown) {
             let told = Fields::parse(&chunk).ok().and_then(|fields| fields.get("created").cloned());
-            let whole = told.filter(|told| told.read::<i64>().is_ok_and(|seconds| seconds > 0));
+            let whole = told.filter(|told| created(told).is_some());
             self.created = whole.map_or(Created::Untold, Created::Told);
         }
         if self.tells_the_time(&chunk) && is_complete(&chunk) {
@@ -72,7 +77,7 @@ impl Completer {
     /// When the stream was made, in epoch seconds, if it told.
     pub fn created(&self) -> Option<i64> {
         match &self.created {
-            Created::Told(created) => created.read().ok(),
+            Created::Told(told) => created(told),
             Created::Untold | Created::Unknown => None,
         }
     }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
 use crate::error::Invalid;
-use crate::json::{Fields, Raw, Scan, is_unicode};
+use crate::json::{Fields, Raw, is_unicode};
 
 pub use seen::Seen;
 
@@ -148,8 +148,7 @@ impl Message {
     /// # Errors
     /// Names the field that is wrong and what was expected.
     pub fn parse(raw: Raw, at: usize) -> Result<Self, Invalid> {
-        let seen = Scan::of(raw.bytes(), |scan| Seen::pass(scan).filter(|_| scan.is_readable()));
-        if let Some(seen) = seen {
+        if let Some(seen) = Seen::scanned(&raw) {
             let facts = Facts::of(&seen, at)?;
             return Ok(facts.of_message(raw));
         }
@@ -179,9 +178,7 @@ impl Message {
     /// When it is not JSON.
     pub fn restored(text: String) -> serde_json::Result<Self> {
         let raw = Raw::trusted(text);
-        let facts = Scan::of(raw.bytes(), |scan| Seen::pass(scan).filter(|_| scan.is_readable()))
-            .and_then(|seen| Facts::of(&seen, 0).ok());
-        match facts {
+        match Seen::scanned(&raw).and_then(|seen| Facts::of(&seen, 0).ok()) {
             Some(facts) => Ok(facts.of_message(raw)),
             None => Raw::parse(raw.bytes().clone()).map(Self::stored),
         }

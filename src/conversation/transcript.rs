@@ -1,5 +1,7 @@
 //! The messages of a prompt, as they go to a provider.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
@@ -42,6 +44,7 @@ impl Transcript {
     }
 
     /// In how many pieces they are.
+    #[cfg(test)]
     pub fn pieces(&self) -> usize {
         self.pieces.len()
     }
@@ -58,6 +61,16 @@ impl Transcript {
                 out.push(b',');
             }
             out.extend_from_slice(piece.text.bytes());
+        }
+    }
+
+    /// The same of what `tell` makes of each message.
+    pub fn write_each(&self, out: &mut Vec<u8>, tell: impl for<'a> Fn(&'a Raw) -> Cow<'a, Raw>) {
+        for (at, message) in self.messages().iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(tell(message).bytes());
         }
     }
 

@@ -10,7 +10,6 @@ use futures_util::stream::{self, LocalBoxStream, StreamExt};
 use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::conversation::transcript::Transcript;
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
 use crate::json::{Fields, ObjectWriter, Raw};
 use crate::provider::http::{Body, Endpoint};
@@ -117,13 +116,13 @@ fn error_in(body: &Bytes) -> Option<Raw> {
 pub fn request_body(call: Call, output_field: OutputField) -> Bytes {
     let mut body = ObjectWriter::with_capacity(call.messages.size() + 1_024);
     body.string("model", &call.model);
-    let translated: Option<Transcript> =
-        (call.newer_names && output_field == OutputField::MaxTokens).then(|| {
-            call.messages.messages().iter().map(|message| with_known_role(message).into_owned()).collect()
-        });
+    let translated = call.newer_names && output_field == OutputField::MaxTokens;
     let list = body.name("messages").out();
     list.push(b'[');
-    translated.as_ref().unwrap_or(&*call.messages).write(list);
+    match translated {
+        false => call.messages.write(list),
+        true => call.messages.write_each(list, with_known_role),
+    }
     list.push(b']');
     for (name, value) in call.fields.iter() {
         if !matches!(

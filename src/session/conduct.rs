@@ -88,7 +88,7 @@ pub async fn conduct(
         () = given_up(&mut reply, &turn, &log) => {
             permit.give_up();
             entered.write(TurnEvent::Failed(Box::new(Error::Stopped(Stop::Cancelled))));
-            return conversation.after_turn();
+            return Some(conversation.after_turn());
         }
         Ok(why) = &mut stop => Err(Error::Stopped(why)),
         // In a box: what it needs is given back when the answer begins, and not kept as long as that takes.
@@ -98,12 +98,12 @@ pub async fn conduct(
         Ok(opened) => opened,
         Err(error) => {
             refuse(&mut entered, reply, error);
-            return conversation.after_turn();
+            return Some(conversation.after_turn());
         }
     };
     let Ok(events) = entered.log().read() else {
         refuse(&mut entered, reply, Error::Internal("a new log has no start".to_owned()));
-        return conversation.after_turn();
+        return Some(conversation.after_turn());
     };
     let running = Running {
         completion: turn.completion.clone(),
@@ -139,13 +139,13 @@ pub async fn conduct(
             conversation.history.push_turn(messages.into_iter().map(Message::alone));
         }
     }
-    conversation.after_turn()
+    Some(conversation.after_turn())
 }
 
 impl Conversation {
     /// As it is after a turn: what memory was taken for that is given back.
-    fn after_turn(self) -> Option<Self> {
-        Some(Self { share: None, ..self })
+    fn after_turn(self) -> Self {
+        Self { share: None, ..self }
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::auth::api_key::KeyKind;
 use crate::billing::money::Nanos;
 use crate::clock;
+use crate::conversation::chunk;
 use crate::conversation::turn::Turn;
 use crate::conversation::usage::Usage;
 use crate::error::Error;
@@ -49,7 +50,7 @@ impl Kept {
         let whole = Bytes::from(self.body.get().to_owned());
         let Some(created) = self.created else { return Ok(whole) };
         let mut fields = Fields::parse(&whole)?;
-        if fields.get("created").is_none_or(|own| !own.read::<i64>().is_ok_and(|seconds| seconds > 0)) {
+        if fields.get("created").and_then(chunk::created).is_none() {
             fields.set("created", Raw::of(&created));
         }
         Ok(fields.to_raw().bytes().clone())

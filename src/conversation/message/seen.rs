@@ -24,6 +24,11 @@ pub struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
+    /// Looks at a message that is written as most are, and can be read by everybody.
+    pub(super) fn scanned(raw: &'a Raw) -> Option<Self> {
+        Scan::of(raw.bytes(), |scan| Self::pass(scan).filter(|_| scan.is_readable()))
+    }
+
     /// Looks at a message, which is a JSON object if there is no error.
     pub(super) fn of(raw: &'a Raw) -> serde_json::Result<Self> {
         #[derive(Deserialize)]

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::conversation::chunk::created;
 use crate::conversation::outline::{Copier, Of, Outline};
 use crate::conversation::reply::whole::outline;
 use crate::json::{Fields, ObjectWriter, Raw};
@@ -87,11 +88,6 @@ fn with_required_keys(choices: &Raw) -> Option<Raw> {
         written.push(choice.to_raw().text().into_owned());
     }
     added.then(|| Raw::trusted(format!("[{}]", written.join(","))))
-}
-
-/// When an answer was made, as the provider tells it.
-fn created(told: &Raw) -> Option<i64> {
-    told.read().ok().filter(|seconds| *seconds > 0)
 }
 
 /// The same as [`whole`] comes to with care, put together from what is between the parts that are ours; `None` where
