@@ -1,15 +1,14 @@
 //! What tenants brought to call providers with, from memory where possible.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use moka::sync::Cache;
 
 use crate::auth::vault::{Belongs, Vault};
 use crate::error::Error;
 use crate::id::AccountId;
 use crate::provider::own::Own;
+use crate::read_through::ReadThrough;
 use crate::store::account_provider::{self, OwnRow};
 use crate::store::{self, Store};
 
@@ -24,8 +23,7 @@ pub type Owned = Arc<Vec<Arc<Own>>>;
 /// The handle to all credentials of tenants. Cheap to clone.
 #[derive(Clone)]
 pub struct Credentials {
-    known: Cache<AccountId, Owned>,
-    changes: Arc<AtomicU64>,
+    known: ReadThrough<AccountId, Owned>,
     /// Whether anybody has any: where nobody does, nobody looks.
     any: Arc<AtomicBool>,
     nothing: Owned,
@@ -40,9 +38,9 @@ impl Credentials {
     /// When the store cannot be read or written.
     pub async fn load(store: Store, vault: Option<Vault>) -> Result<Self, Error> {
         let any = store.read(account_provider::any).await?;
-        let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build();
-        let (changes, nothing) = (Arc::default(), Arc::default());
-        let loaded = Self { known, changes, any: Arc::new(AtomicBool::new(any)), nothing, store, vault };
+        let known = ReadThrough::new(REMEMBERED, REMEMBERED_FOR);
+        let loaded =
+            Self { known, any: Arc::new(AtomicBool::new(any)), nothing: Arc::default(), store, vault };
         if any {
             loaded.reseal().await?;
         }
@@ -62,25 +60,18 @@ impl Credentials {
         if !self.any.load(Ordering::Acquire) {
             return Ok(self.nothing.clone());
         }
-        if let Some(owned) = self.known.get(account) {
-            return Ok(owned);
-        }
-        let before = self.changes.load(Ordering::Acquire);
-        let sought = account.clone();
-        let rows = self.store.read(move |conn| account_provider::list(conn, sought.as_str())).await?;
-        let owned: Owned = Arc::new(rows.into_iter().map(|row| Arc::new(self.opened(row))).collect());
-        // What was read before a change is not remembered after it.
-        if self.changes.load(Ordering::Acquire) == before {
-            self.known.insert(account.clone(), owned.clone());
-        }
-        Ok(owned)
+        let read = || async {
+            let sought = account.clone();
+            let rows = self.store.read(move |conn| account_provider::list(conn, sought.as_str())).await?;
+            Ok(Some(Arc::new(rows.into_iter().map(|row| Arc::new(self.opened(row))).collect())))
+        };
+        Ok(self.known.find(account, read).await?.unwrap_or_else(|| self.nothing.clone()))
     }
 
     /// After an account's credentials have changed: they are looked up anew.
     pub fn forget(&self, account: &AccountId) {
         self.any.store(true, Ordering::Release);
-        self.changes.fetch_add(1, Ordering::AcqRel);
-        self.known.invalidate(account);
+        self.known.forget(account);
     }
 
     fn opened(&self, row: OwnRow) -> Own {

@@ -30,6 +30,7 @@ pub mod outbound;
 pub mod pressure;
 pub mod provider;
 pub mod rate_limit;
+pub mod read_through;
 pub mod retention;
 pub mod server;
 pub mod session;

@@ -16,6 +16,7 @@ use crate::clock::{self, Ticks};
 use crate::error::{Error, Limited, Refusal};
 use crate::id::AccountId;
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
+use crate::read_through::ReadThrough;
 use crate::store::Store;
 use crate::store::api_key::{KeyRow, Owner};
 
@@ -31,7 +32,7 @@ const SEEN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The handle to all keys. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring {
-    known: Cache<Digest, Arc<Caller>>,
+    known: ReadThrough<Digest, Arc<Caller>>,
     /// Keys that were good lately. Unlike what is known of them, this outlives changes.
     seen: Cache<Digest, ()>,
     changes: Arc<AtomicU64>,
@@ -45,7 +46,7 @@ impl Keyring {
     /// Keys of a store. `defaults` are the limits of accounts without their own; an address may come with a wrong key
     /// `failed_logins` times a minute, 0 for any number.
     pub fn new(store: Store, defaults: ResolvedLimits, failed_logins: u64) -> Self {
-        let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build();
+        let known = ReadThrough::new(REMEMBERED, REMEMBERED_FOR);
         let seen = Cache::builder().max_capacity(REMEMBERED).time_to_live(SEEN_FOR).build();
         let attempts = Arc::new(Attempts::new(failed_logins));
         Self { known, seen, changes: Arc::default(), store, defaults, attempts, clock: Ticks::start() }
@@ -59,7 +60,7 @@ impl Keyring {
     /// keys. A key that was good lately is looked at all the same.
     pub async fn find(&self, secret: &str, from: Option<IpAddr>) -> Result<Arc<Caller>, Error> {
         let Some(digest) = api_key::check(secret) else { return Err(self.failed(secret, from)) };
-        if !self.known.contains_key(&digest) && !self.seen.contains_key(&digest) {
+        if self.known.remembered(&digest).is_none() && !self.seen.contains_key(&digest) {
             let may = from.map_or(Ok(()), |from| self.attempts.check(from, self.clock.now()));
             may.map_err(too_often)?;
         }
@@ -90,23 +91,17 @@ impl Keyring {
     }
 
     async fn caller(&self, digest: Digest) -> Result<Option<Arc<Caller>>, Error> {
-        match self.known.get(&digest) {
-            Some(caller) => Ok(Some(caller)),
-            None => self.look_up(digest).await,
-        }
+        self.known.find(&digest, || self.look_up(digest)).await
     }
 
     async fn look_up(&self, digest: Digest) -> Result<Option<Arc<Caller>>, Error> {
         let before = self.changes.load(Ordering::Acquire);
         let found = self.store.read(move |conn| crate::store::api_key::find(conn, &digest)).await?;
-        let Some((row, owner)) = found else { return Ok(None) };
-        let Some(caller) = self.read(row, owner, before).map(Arc::new) else { return Ok(None) };
-        // What was read before a change is not remembered after it.
-        if self.changes.load(Ordering::Acquire) == before {
-            self.known.insert(digest, caller.clone());
+        let caller = found.and_then(|(row, owner)| self.read(row, owner, before)).map(Arc::new);
+        if caller.is_some() {
             self.seen.insert(digest, ());
         }
-        Ok(Some(caller))
+        Ok(caller)
     }
 
     fn read(&self, row: KeyRow, owner: Owner, as_of: u64) -> Option<Caller> {
@@ -141,7 +136,7 @@ impl Keyring {
     /// After a key, its account or its agent has changed: everything is looked up anew.
     pub fn forget(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
-        self.known.invalidate_all();
+        self.known.forget_all();
     }
 }
 

@@ -50,10 +50,10 @@ fn number(request: &Recorded) -> usize {
     request.last_text().parse().expect("a number")
 }
 
-/// Reads an answer to its end; its id, or the status of a refusal.
-fn answer(mut stream: Stream) -> Result<String, u16> {
+/// Reads an answer to its end; its id, or the status of a refusal and what is said of it.
+fn answer(mut stream: Stream) -> Result<String, (u16, String)> {
     if stream.status != 200 {
-        return Err(stream.status);
+        return Err((stream.status, stream.into_answer().map(|answer| answer.text()).unwrap_or_default()));
     }
     let id = stream.headers.required("x-completion-id").to_owned();
     if stream.headers.required("content-type") != "text/event-stream" {
@@ -92,7 +92,7 @@ fn every_answer_is_one_call_and_one_charge(in_flight: usize) {
             let body = app
                 .saying(&number.to_string(), json!({"max_tokens": 50, "stream": !number.is_multiple_of(3)}));
             let call = app.call("POST", "/v1/chat/completions").key(key).json(&body);
-            let id = answer(call.open()).unwrap_or_else(|status| panic!("answer {number} is a {status}"));
+            let id = answer(call.open()).unwrap_or_else(|refusal| panic!("answer {number} is {refusal:?}"));
             done.fetch_add(1, Ordering::SeqCst);
             answered.push((id, number));
         }
@@ -158,7 +158,7 @@ fn exactly_what_the_balance_buys(stream: bool, keys: usize) {
     let body = app.saying("Hello", json!({"model": agent, "stream": stream, "max_tokens": 50}));
     let call = |key: &str| -> Call { app.call("POST", "/v1/chat/completions").key(key).json(&body) };
     let (start, refused) = (Barrier::new(BUYERS), AtomicUsize::new(0));
-    let outcomes: Vec<Result<String, u16>> = thread::scope(|scope| {
+    let outcomes: Vec<Result<String, (u16, String)>> = thread::scope(|scope| {
         let buyers: Vec<_> = (0..BUYERS)
             .map(|buyer| {
                 let (call, start, refused) = (call(&keys[buyer % keys.len()]), &start, &refused);
@@ -179,7 +179,7 @@ fn exactly_what_the_balance_buys(stream: bool, keys: usize) {
         buyers.into_iter().map(|buyer| buyer.join().expect("a buyer")).collect()
     });
     let answered = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-    let refused = outcomes.iter().filter(|outcome| **outcome == Err(402)).count();
+    let refused = outcomes.iter().filter(|outcome| matches!(outcome, Err((402, _)))).count();
     assert_eq!((answered, refused), (PAYABLE, BUYERS - PAYABLE));
     assert_eq!(app.upstream.asked(), PAYABLE);
     let balance = app.balance_of(&owner);
