@@ -25,7 +25,7 @@ use switchboard::rate_limit::limits::ResolvedLimits;
 use switchboard::rate_limit::table::{Class, Table};
 use switchboard::session::prompt::Prompt;
 use switchboard::store::account::{self, AccountRow};
-use switchboard::store::hold::{self, Candidate, Closed, NewHold, Settlement};
+use switchboard::store::hold::{self, Candidate, Closed, Memory, NewHold, Settlement};
 use switchboard::store::ledger_entry::{self, NewEntry};
 use switchboard::store::session::StoredTurn;
 use switchboard::store::writer::WriteError;
@@ -196,32 +196,36 @@ fn provider_request() -> anyhow::Result<Scenario> {
 
 /// A hold and its charge, with the turn that is stored, each in a transaction of its own.
 fn money(directory: &Path) -> anyhow::Result<Scenario> {
-    in_a_database("reserve_settle", directory, |conn, new, settlement| {
-        conn.immediate_transaction(|conn| hold::reserve(conn, new))?;
+    in_a_database("reserve_settle", directory, |conn, memory, new, settlement| {
+        conn.immediate_transaction(|conn| hold::reserve(conn, memory, new))?;
         conn.immediate_transaction(|conn| hold::settle(conn, &new.id, settlement, None, new.now))
     })
 }
 
 /// The same in one step.
 fn money_at_once(directory: &Path) -> anyhow::Result<Scenario> {
-    in_a_database("charge_at_once", directory, |conn, new, settlement| {
-        Ok(conn.immediate_transaction(|conn| hold::charge_at_once(conn, new, settlement, new.now))?.1)
+    in_a_database("charge_at_once", directory, |conn, memory, new, settlement| {
+        let charge = |conn: &mut _| hold::charge_at_once(conn, memory, new, settlement, new.now);
+        Ok(conn.immediate_transaction(charge)?.1)
     })
 }
 
 fn in_a_database(
     name: &'static str,
     directory: &Path,
-    pay: impl Fn(&mut SqliteConnection, &NewHold, &Settlement) -> Result<Closed, WriteError> + 'static,
+    pay: impl Fn(&mut SqliteConnection, &mut Memory, &NewHold, &Settlement) -> Result<Closed, WriteError>
+    + 'static,
 ) -> anyhow::Result<Scenario> {
     let file = directory.join(name);
     let mut conn = connection::open_writer(&file)?;
     let price = prepare(&mut conn).map_err(|cause| anyhow!("filling the database: {cause:?}"))?;
-    let mut number = 0;
+    let (mut number, mut memory, mut place) = (0, Memory::default(), None);
     let work = move || {
         number += 1;
-        let closed = pay(&mut conn, &new_hold(number, &price), &settlement());
+        let new = NewHold { place, ..new_hold(number, &price) };
+        let closed = pay(&mut conn, &mut memory, &new, &settlement());
         let closed = closed.map_err(|cause| anyhow!("{cause:?}"))?;
+        place = closed.place;
         ensure!(closed.written_off == Nanos::ZERO, "the account has enough");
         Ok(())
     };
@@ -283,6 +287,7 @@ fn new_hold(number: i64, price: &Arc<Price>) -> NewHold {
         budget: None,
         agent: AGENT.to_owned(),
         session: "sess_bench".to_owned(),
+        place: None,
         session_by_server: false,
         completion: format!("chatcmpl-{number:024}"),
         request: format!("req_{number:024}"),

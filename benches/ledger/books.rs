@@ -35,6 +35,7 @@ pub fn hold(caller: usize, price: &Arc<Price>) -> NewHold {
         budget: None,
         agent: "agent_bench".to_owned(),
         session: format!("session_{}", caller),
+        place: None,
         session_by_server: false,
         completion: CompletionId::random().to_string(),
         request: RequestId::random().to_string(),

@@ -22,7 +22,7 @@ use switchboard::billing::price::Price;
 use switchboard::clock;
 use switchboard::error::Error;
 use switchboard::store::connection;
-use switchboard::store::hold;
+use switchboard::store::hold::{self, Memory};
 use switchboard::store::writer::{Lane, WriteError, Writer};
 use tokio::sync::oneshot;
 
@@ -280,7 +280,9 @@ impl Caller {
             let new = books::hold(self.number, &self.price);
             let id = new.id.clone();
             let began = Instant::now();
-            let queued = self.queue.submit(Lane::Open, &account, move |conn| hold::reserve(conn, &new))?;
+            let queued = self.queue.submit(Lane::Open, &account, move |conn| {
+                hold::reserve(conn, &mut Memory::default(), &new)
+            })?;
             queued.await??;
             let reserved = Instant::now();
             let settlement = books::settlement();

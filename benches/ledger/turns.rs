@@ -17,7 +17,7 @@ use switchboard::conversation::message::Message;
 use switchboard::conversation::opening::Opening;
 use switchboard::id::SessionName;
 use switchboard::json::Raw;
-use switchboard::store::hold::{self, NewHold, Settlement};
+use switchboard::store::hold::{self, Memory, NewHold, Settlement};
 use switchboard::store::writer::WriteError;
 use switchboard::store::{connection, price};
 
@@ -72,7 +72,7 @@ fn work(
     for group in turns.chunks(batch) {
         let made: Vec<_> = group.iter().map(|caller| turn(*caller, of_price)).collect::<Result<_, _>>()?;
         let reserved = conn.immediate_transaction(|conn| {
-            made.iter().try_for_each(|(new, _)| hold::reserve(conn, new).map(drop))
+            made.iter().try_for_each(|(new, _)| hold::reserve(conn, &mut Memory::default(), new).map(drop))
         });
         let settled = reserved.and_then(|()| {
             conn.immediate_transaction(|conn| {

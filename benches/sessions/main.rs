@@ -109,7 +109,8 @@ impl Bench {
         };
         let of = Of { account: ACCOUNT, agent: AGENT, session: named, completion: &completion, hold: "hold" };
         let own = session::standing(&mut self.conn, of)?.context("the session")?;
-        Ok(session::append_turn(&mut self.conn, own, of, &turn, 1)?)
+        session::append_turn(&mut self.conn, own, of, &turn, 1)?;
+        Ok(())
     }
 
     fn ensure(&mut self, named: &str) -> anyhow::Result<()> {

@@ -123,10 +123,11 @@ fn open(
     new: &NewHold,
     charge: Option<&Settlement>,
 ) -> Result<Result<Opened, Error>, WriteError> {
+    let memory = &mut *account.memory();
     let opened = match charge {
-        None => hold::reserve_or_tell(conn, new)?.map(|granted| Opened { granted, closed: None }),
+        None => hold::reserve_or_tell(conn, memory, new)?.map(|granted| Opened { granted, closed: None }),
         Some(charge) => {
-            let done = hold::charge_at_once_or_tell(conn, new, charge, clock::now_ms())?;
+            let done = hold::charge_at_once_or_tell(conn, memory, new, charge, clock::now_ms())?;
             done.map(|(granted, closed)| Opened { granted, closed: Some(closed) })
         }
     };
@@ -321,7 +322,10 @@ impl Closing {
         let (id, charge, account) = (self.hold.clone(), self.charge.clone(), ends.account.clone());
         let queued = ends.writer.submit(Lane::Close, move |conn| {
             let closed = match &reserved {
-                Some((new, granted)) => hold::settle_reserved(conn, new, *granted, &charge, clock::now_ms())?,
+                Some((new, granted)) => {
+                    let memory = &mut *account.memory();
+                    hold::settle_reserved(conn, memory, new, *granted, &charge, clock::now_ms())?
+                }
                 None => hold::settle(conn, &id, &charge, None, clock::now_ms())?,
             };
             account.told(closed.left);

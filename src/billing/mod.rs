@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::metrics;
 use crate::pressure::Starting;
 use crate::store::Store;
-use crate::store::hold::{Granted, NewHold, dearest};
+use crate::store::hold::{Granted, Memory, NewHold, dearest};
 use crate::store::writer::Writer;
 use actor::Ledger;
 use balances::Balances;
@@ -41,6 +41,7 @@ pub struct Billing {
     ledger: Addr<Ledger>,
     writer: Writer,
     balances: Arc<Mutex<Balances>>,
+    memory: Arc<Mutex<Memory>>,
     /// Held by whoever decides and queues what he decided.
     order: Arc<Mutex<()>>,
     prices: PriceBook,
@@ -62,7 +63,8 @@ impl Billing {
             ctx.set_mailbox_capacity(actor::MAILBOX);
             ledger
         });
-        Self { ledger, writer, balances: Arc::default(), order: Arc::default(), prices, epoch }
+        let memory = Arc::new(Mutex::new(Memory::until(writer.changes())));
+        Self { ledger, writer, balances: Arc::default(), memory, order: Arc::default(), prices, epoch }
     }
 
     /// The price list.
@@ -94,7 +96,8 @@ impl Billing {
         Circumstances { current, whole, starting }: Circumstances,
     ) -> Result<Hold, Error> {
         let id = (new.id.clone(), new.prompt_max);
-        let account = Account { name: new.account.as_str().into(), balances: self.balances.clone() };
+        let (balances, memory) = (self.balances.clone(), self.memory.clone());
+        let account = Account { name: new.account.as_str().into(), balances, memory };
         let (amount, _) = dearest(&new, new.wanted_output)?;
         let (granted, opening) = {
             // Whoever was promised money has to come to the writer before those who were not.
@@ -139,11 +142,17 @@ pub struct Circumstances {
 struct Account {
     name: Arc<str>,
     balances: Arc<Mutex<Balances>>,
+    memory: Arc<Mutex<Memory>>,
 }
 
 impl Account {
     fn lock(&self) -> MutexGuard<'_, Balances> {
         self.balances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the writer remembers. For its thread alone, so that nobody waits.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts `amount` as on its way to the writer; whether the account clearly has it.

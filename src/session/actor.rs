@@ -139,7 +139,7 @@ impl Session {
         }
         match self.registry.rest(&self.key, self.conversation.take()) {
             Ok(()) => ctx.stop(),
-            Err(conversation) => self.conversation = conversation,
+            Err(conversation) => self.conversation = conversation.map(|own| *own),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::session::summary;
 use crate::session::turns::Entered;
 use crate::session::{LocalRooms, Running, SessionKey, TurnEvent};
 use crate::store::hold::{self, NewHold};
+use crate::store::session::Found;
 
 /// A session's stored state, as its actor holds it between turns.
 #[derive(Default)]
@@ -38,6 +39,8 @@ pub struct Conversation {
     pub archived: bool,
     /// When the last turn ended, in epoch milliseconds.
     pub updated_at: clock::EpochMs,
+    /// Where its last turn has left it in the store, as far as that is known.
+    pub place: Option<Found>,
     /// What was said.
     pub history: History,
     /// The memory that it takes up.
@@ -134,8 +137,8 @@ pub async fn conduct(
         Stored::Nothing => {}
         // The store may have it or get it yet: the next turn asks the store.
         Stored::Unknown => return None,
-        Stored::Turn(messages, at) => {
-            conversation.updated_at = at;
+        Stored::Turn(messages, at, place) => {
+            (conversation.updated_at, conversation.place) = (at, place);
             conversation.history.push_turn(messages.into_iter().map(Message::alone));
         }
     }
@@ -213,6 +216,7 @@ async fn load(local: &LocalRooms, key: SessionKey, named_by: NamedBy) -> Result<
         named_by_server: row.named_by == "server",
         archived: row.status == "archived",
         updated_at: row.updated_at,
+        place: Some(Found { id: row.id, branch: row.branch_id, head: row.head }),
         history,
     })
 }
@@ -242,7 +246,7 @@ async fn open(
     let least = turn.max_output.unwrap_or(LEAST_MAX_OUTPUT.min(default_output));
     let debit = permit.debit(prompt.likely_tokens() + turn.n * wanted)?;
     let mut new = new_hold(local, turn, &candidates, prompt_max.unwrap_or(0), wanted, least);
-    new.step = i32::from(summed_up);
+    (new.step, new.place) = (i32::from(summed_up), conversation.place);
     let current = local.rooms.keyring.is_current(&turn.caller);
     let under = Circumstances { current, whole: !turn.stream, starting: Some(starting) };
     let mut hold = match local.rooms.billing.reserve(new, under).await {
@@ -309,6 +313,7 @@ pub fn new_hold(
         agent: turn.agent.id.to_string(),
         session: turn.session.to_string(),
         session_by_server: turn.named_by == NamedBy::Nobody,
+        place: None,
         completion: turn.completion.to_string(),
         candidates: candidates.iter().map(priced).collect(),
         request: turn.request.to_string(),

@@ -151,10 +151,10 @@ impl Registry {
         &self,
         key: &SessionKey,
         conversation: Option<Conversation>,
-    ) -> Result<(), Option<Conversation>> {
+    ) -> Result<(), Option<Box<Conversation>>> {
         let conversation = conversation.and_then(|own| {
             let share = Some(self.room(own.history.size())?);
-            Some(Conversation { share, ..own })
+            Some(Box::new(Conversation { share, ..own }))
         });
         let mut part = self.part(key);
         let Part { residents, lot, tickets } = &mut *part;
@@ -165,7 +165,7 @@ impl Registry {
         }
         match conversation.filter(|_| !changed) {
             Some(conversation) => {
-                resident.state = State::Resting(Box::new(conversation));
+                resident.state = State::Resting(conversation);
                 resident.used = Instant::now();
                 resident.ticket.get_or_insert_with(|| {
                     *tickets += 1;

@@ -28,7 +28,7 @@ use crate::session::replay::Kept;
 use crate::session::turns::Entered;
 use crate::session::{Ended, TurnEvent};
 use crate::store::hold::Settlement;
-use crate::store::session::StoredTurn;
+use crate::store::session::{Found, StoredTurn};
 
 /// How often a long call writes down how far it has come.
 const CHECKPOINT: Duration = Duration::from_secs(2);
@@ -54,8 +54,8 @@ enum End {
 /// What the store has of a turn that is over.
 pub enum Stored {
     Nothing,
-    /// These messages, since then.
-    Turn(Vec<Message>, EpochMs),
+    /// These messages, since then; and where they have left the session, if that is known.
+    Turn(Vec<Message>, EpochMs, Option<Found>),
     /// The commit is late.
     Unknown,
 }
@@ -139,7 +139,7 @@ pub async fn relay(
     crate::failpoint::hit("all received");
     // In a box: it is as large as all the rest, and soon over.
     let settled = Box::pin(hold.settle(settlement, COMMIT_WAIT)).await;
-    let committed = settled.is_ok();
+    let (committed, place) = (settled.is_ok(), settled.as_ref().ok().and_then(|closed| closed.place));
     metrics::turn_ended(turn.stream.then_some(ttft), started.elapsed());
     crate::failpoint::hit("settle committed");
     let last = match (settled, failure(end)) {
@@ -166,7 +166,7 @@ pub async fn relay(
     if !committed {
         return Stored::Unknown;
     }
-    Stored::Turn(prompt.new.into_iter().chain([Message::stored(reply)]).collect(), now)
+    Stored::Turn(prompt.new.into_iter().chain([Message::stored(reply)]).collect(), now, place)
 }
 
 /// Moves a value out; its box is gone then, and not kept by who goes on with the value.

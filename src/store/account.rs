@@ -122,14 +122,22 @@ pub fn money(conn: &mut SqliteConnection, id: &str) -> QueryResult<(Nanos, Nanos
     Ok((Nanos(free), Nanos(aside)))
 }
 
-/// Moves `amount` from available to held and counts `begun` sessions; `false` if the account is not active or cannot
-/// pay.
-pub fn reserve(conn: &mut SqliteConnection, id: &str, amount: i64, begun: i64) -> QueryResult<bool> {
+/// Moves `amount` from available to held and counts `begun` sessions: how the account stands then. `None` if it is not
+/// active, cannot pay, or did not stand as it did `before`.
+pub fn reserve(
+    conn: &mut SqliteConnection,
+    id: &str,
+    before: Standing,
+    amount: i64,
+    begun: i64,
+) -> QueryResult<Option<Standing>> {
     const MOVE: &str = "UPDATE account SET available = available - ?, held = held + ?, \
-                        session_count = session_count + ? \
-                        WHERE account_id = ? AND status = 'active' AND available >= ?";
-    let moved = [Int(amount), Int(amount), Int(begun), Text(id), Int(amount)];
-    Ok(fixed!(MOVE, moved).execute(conn)? == 1)
+                        session_count = session_count + ? WHERE account_id = ? AND last_seq = ? \
+                        AND available = ? AND status = 'active' AND available >= ?";
+    let stood = [Int(before.seq), Int(before.available)];
+    let moved = [Int(amount), Int(amount), Int(begun), Text(id), stood[0], stood[1], Int(amount)];
+    let moved = fixed!(MOVE, moved).execute(conn)? == 1;
+    Ok(moved.then(|| Standing { available: before.available - amount, held: before.held + amount, ..before }))
 }
 
 /// Takes `amount` out of held and puts `back` of it into available.
@@ -192,24 +200,23 @@ impl Standing {
     }
 }
 
-/// As [`close`] of a hold, and numbers the entry that tells of it: how the account that stood so stands then, with the
-/// hash of the entry before.
+/// As [`close`] of a hold, and numbers the entry that tells of it: how the account stands then, with the hash of the
+/// entry before. `None` if it did not stand as it did `before`.
 pub fn post(
     conn: &mut SqliteConnection,
     id: &str,
     before: Standing,
     (amount, back): (i64, i64),
-) -> QueryResult<Standing> {
+) -> QueryResult<Option<Standing>> {
     const MOVE: &str = "UPDATE account SET held = held - ?, available = available + ?, last_seq = last_seq + 1 \
-                        WHERE account_id = ? AND last_seq = ?";
-    match fixed!(MOVE, [Int(amount), Int(back), Text(id), Int(before.seq)]).execute(conn)? {
-        1 => Ok(before.moved(back, -amount)),
-        _ => Err(diesel::result::Error::NotFound),
-    }
+                        WHERE account_id = ? AND last_seq = ? AND available = ?";
+    let moved = [Int(amount), Int(back), Text(id), Int(before.seq), Int(before.available)];
+    let moved = fixed!(MOVE, moved).execute(conn)? == 1;
+    Ok(moved.then(|| before.moved(back, -amount)))
 }
 
 /// Takes `charged` out of available where `worst` is there, counts `begun` sessions and numbers the entry that tells of
-/// it; `None` if the account is not active or does not have the worst.
+/// it; `None` if the account is not active, does not have the worst, or did not stand as it did `before`.
 pub fn charge(
     conn: &mut SqliteConnection,
     id: &str,
@@ -218,9 +225,10 @@ pub fn charge(
     begun: i64,
 ) -> QueryResult<Option<Standing>> {
     const TAKE: &str = "UPDATE account SET available = available - ?, session_count = session_count + ?, \
-                        last_seq = last_seq + 1 \
-                        WHERE account_id = ? AND last_seq = ? AND status = 'active' AND available >= ?";
-    let taken = [Int(charged), Int(begun), Text(id), Int(before.seq), Int(worst)];
+                        last_seq = last_seq + 1 WHERE account_id = ? AND last_seq = ? \
+                        AND available = ? AND status = 'active' AND available >= ?";
+    let stood = [Int(before.seq), Int(before.available)];
+    let taken = [Int(charged), Int(begun), Text(id), stood[0], stood[1], Int(worst)];
     let taken = fixed!(TAKE, taken).execute(conn)? == 1;
     Ok(taken.then(|| before.moved(-charged, 0)))
 }

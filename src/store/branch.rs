@@ -7,11 +7,10 @@
 
 use diesel::dsl::max;
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
 
 use crate::conversation::opening::Chain;
 use crate::store::fixed::Value::{Int, MaybeBlob, MaybeInt, MaybeText, Text};
-use crate::store::fixed::fixed;
+use crate::store::fixed::{fixed, last_rowid};
 use crate::store::schema::{branch, message, session};
 
 /// How far a conversation has come, and where.
@@ -101,7 +100,7 @@ pub fn append<'a>(
 fn begin(conn: &mut SqliteConnection, parent: Option<i64>, base: i64) -> QueryResult<i64> {
     const BEGIN: &str = "INSERT INTO branch (parent_id, base) VALUES (?, ?)";
     fixed!(BEGIN, [MaybeInt(parent), Int(base)]).execute(conn)?;
-    fixed!("SELECT last_insert_rowid()", []).returning::<BigInt>().get_result(conn)
+    last_rowid(conn)
 }
 
 /// The branch in which a conversation of `len` messages with this digest ends, the newest if there are several.

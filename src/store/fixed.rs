@@ -117,6 +117,11 @@ impl<S: Statement, const N: usize> QueryId for Fixed<'_, S, N> {
 
 impl<S: Statement, const N: usize> RunQueryDsl<SqliteConnection> for Fixed<'_, S, N> {}
 
+/// The number of the row that was inserted last.
+pub fn last_rowid(conn: &mut SqliteConnection) -> QueryResult<i64> {
+    fixed!("SELECT last_insert_rowid()", []).returning::<BigInt>().get_result(conn)
+}
+
 /// A statement that answers rows of these types.
 #[derive(Clone, Copy, Debug)]
 pub struct Returning<'a, S, ST, const N: usize>(Fixed<'a, S, N>, PhantomData<ST>);

@@ -36,6 +36,30 @@ pub struct EntryRow {
 impl EntryRow {
     /// The hash of the entry after the one whose hash is `previous`.
     pub fn chained(&self, previous: &str) -> String {
+        let new = NewEntry {
+            account: &self.account_id,
+            kind: &self.kind,
+            hold: self.hold_id.as_deref(),
+            external_ref: self.external_ref.as_deref(),
+            delta: self.delta,
+            actor: &self.actor,
+            note: self.note.as_deref(),
+            now: self.created_at,
+        };
+        Entry { new: &new, seq: self.seq, balance_after: self.balance_after }.chained(previous)
+    }
+}
+
+/// All of an entry but its hash.
+struct Entry<'a> {
+    new: &'a NewEntry<'a>,
+    seq: i64,
+    balance_after: i64,
+}
+
+impl Entry<'_> {
+    fn chained(&self, previous: &str) -> String {
+        let Self { new, seq: number, balance_after: balance } = self;
         let mut hasher = blake3::Hasher::new();
         let mut add = |field: Option<&[u8]>| match field {
             // The length in front keeps neighbouring fields apart; absent differs from empty.
@@ -46,16 +70,16 @@ impl EntryRow {
             None => drop(hasher.update(&0u64.to_le_bytes())),
         };
         add(Some(previous.as_bytes()));
-        add(Some(self.account_id.as_bytes()));
-        add(Some(&self.seq.to_le_bytes()));
-        add(Some(self.kind.as_bytes()));
-        add(self.hold_id.as_deref().map(str::as_bytes));
-        add(self.external_ref.as_deref().map(str::as_bytes));
-        add(Some(&self.delta.to_le_bytes()));
-        add(Some(&self.balance_after.to_le_bytes()));
-        add(Some(self.actor.as_bytes()));
-        add(self.note.as_deref().map(str::as_bytes));
-        add(Some(&self.created_at.to_le_bytes()));
+        add(Some(new.account.as_bytes()));
+        add(Some(&number.to_le_bytes()));
+        add(Some(new.kind.as_bytes()));
+        add(new.hold.map(str::as_bytes));
+        add(new.external_ref.map(str::as_bytes));
+        add(Some(&new.delta.to_le_bytes()));
+        add(Some(&balance.to_le_bytes()));
+        add(Some(new.actor.as_bytes()));
+        add(new.note.map(str::as_bytes));
+        add(Some(&new.now.to_le_bytes()));
         hasher.finalize().to_hex().to_string()
     }
 }
@@ -81,52 +105,48 @@ pub struct NewEntry<'a> {
     pub now: i64,
 }
 
-/// Adds the entry of a movement after which the account stands so.
-pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>, after: Standing) -> QueryResult<EntryRow> {
+/// Adds the entry of a movement after which the account stands so, whose last entry it is then.
+pub fn append(conn: &mut SqliteConnection, new: &NewEntry<'_>, after: &mut Standing) -> QueryResult<()> {
     // The first one is chained to nothing.
-    let previous = after.last.or((after.seq == 1).then(String::new));
-    let previous = previous.ok_or(diesel::result::Error::NotFound)?;
-    let mut row = EntryRow {
-        account_id: new.account.to_owned(),
-        seq: after.seq,
-        kind: new.kind.to_owned(),
-        hold_id: new.hold.map(str::to_owned),
-        external_ref: new.external_ref.map(str::to_owned),
-        delta: new.delta,
-        balance_after: after.available + after.held,
-        actor: new.actor.to_owned(),
-        note: new.note.map(str::to_owned),
-        created_at: new.now,
-        hash: String::new(),
+    let previous = match &after.last {
+        None if after.seq == 1 => "",
+        None => return Err(diesel::result::Error::NotFound),
+        Some(last) => last,
     };
-    row.hash = row.chained(&previous);
-    insert(conn, &row)?;
+    let entry = Entry { new, seq: after.seq, balance_after: after.available + after.held };
+    let own_hash = entry.chained(previous);
+    insert(conn, &entry, &own_hash)?;
+    after.last = Some(own_hash);
     if new.delta > 0 {
         webhook::replenished(conn, new.account)?;
     } else if new.delta < 0 && after.watched {
-        let balance = row.balance_after.saturating_sub(new.delta)..row.balance_after;
+        let balance = entry.balance_after.saturating_sub(new.delta)..entry.balance_after;
         webhook::balance_fell(conn, new.account, balance, Nanos(after.available), new.now)?;
     }
-    Ok(row)
+    Ok(())
 }
 
-fn insert(conn: &mut SqliteConnection, row: &EntryRow) -> QueryResult<()> {
+fn insert(conn: &mut SqliteConnection, entry: &Entry<'_>, own_hash: &str) -> QueryResult<()> {
     const ADD: &str = "INSERT INTO ledger_entry (account_id, seq, kind, hold_id, external_ref, delta, balance_after, \
                        actor, note, created_at, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    let values = [
-        Text(&row.account_id),
-        Int(row.seq),
-        Text(&row.kind),
-        MaybeText(row.hold_id.as_deref()),
-        MaybeText(row.external_ref.as_deref()),
-        Int(row.delta),
-        Int(row.balance_after),
-        Text(&row.actor),
-        MaybeText(row.note.as_deref()),
-        Int(row.created_at),
-        Text(&row.hash),
-    ];
-    fixed!(ADD, values).execute(conn).map(drop)
+    const CHARGE: &str = "INSERT INTO ledger_entry (account_id, seq, kind, hold_id, delta, balance_after, actor, \
+                          created_at, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let Entry { new, seq: number, balance_after: balance } = *entry;
+    let (whose, which, of_hold) = (Text(new.account), Text(new.kind), MaybeText(new.hold));
+    let (by, at, chain) = (Text(new.actor), Int(new.now), Text(own_hash));
+    let (by_how_much, to) = (Int(new.delta), Int(balance));
+    match (new.external_ref, new.note) {
+        (None, None) => {
+            let values = [whose, Int(number), which, of_hold, by_how_much, to, by, at, chain];
+            fixed!(CHARGE, values).execute(conn)
+        }
+        (reference, why) => {
+            let (reference, why) = (MaybeText(reference), MaybeText(why));
+            let values = [whose, Int(number), which, of_hold, reference, by_how_much, to, by, why, at, chain];
+            fixed!(ADD, values).execute(conn)
+        }
+    }
+    .map(drop)
 }
 
 /// The entry of that kind and reference.
@@ -213,5 +233,7 @@ pub fn post(conn: &mut SqliteConnection, new: &NewEntry<'_>) -> Result<EntryRow,
         return Err(Error::from(Invalid::value("amount", expected)).into());
     }
     let after = accounts::post(conn, new.account, before, (0, new.delta))?;
-    Ok(append(conn, new, after)?)
+    let mut after = after.ok_or(diesel::result::Error::NotFound)?;
+    append(conn, new, &mut after)?;
+    Ok(ledger_entry.find((new.account, after.seq)).select(EntryRow::as_select()).get_result(conn)?)
 }

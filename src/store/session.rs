@@ -7,8 +7,8 @@ use crate::conversation::opening::Opening;
 use crate::conversation::turn::Completeness;
 use crate::error::Error;
 use crate::store::branch::{self, Note, Place};
-use crate::store::fixed::Value::{Int, MaybeText, Text};
-use crate::store::fixed::{Value, fixed};
+use crate::store::fixed::Value::{Int, MaybeInt, MaybeText, Text};
+use crate::store::fixed::{Value, fixed, last_rowid};
 use crate::store::schema::{agent, hold, session};
 use crate::store::writer::WriteError;
 use crate::store::{account, session_list, session_summary};
@@ -313,7 +313,7 @@ pub struct Of<'a> {
 }
 
 /// Where a turn finds its session.
-#[derive(Clone, Copy, Debug, Queryable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Queryable)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct Found {
     pub id: i64,
@@ -329,28 +329,48 @@ pub fn standing(conn: &mut SqliteConnection, of: Of<'_>) -> QueryResult<Option<F
     fixed!(FIND, own).returning::<(BigInt, Nullable<BigInt>, BigInt)>().get_result(conn).optional()
 }
 
-/// Stores a turn behind the others of its session.
+/// Whether a session still is where it was found.
+pub fn is_at(conn: &mut SqliteConnection, own: Found) -> QueryResult<bool> {
+    const ASK: &str = "SELECT 1 FROM session WHERE id = ? AND head = ? AND branch_id IS ?";
+    let asked = fixed!(ASK, [Int(own.id), Int(own.head), MaybeInt(own.branch)]);
+    Ok(asked.returning::<BigInt>().get_result::<i64>(conn).optional()?.is_some())
+}
+
+/// Stores a turn behind the others of its session, and answers where it is then. `None` if the session is not where it
+/// was found, if it has turns already: then nothing was written.
 pub fn append_turn(
     conn: &mut SqliteConnection,
     own: Found,
     of: Of<'_>,
     new: &StoredTurn,
     now: i64,
-) -> QueryResult<()> {
-    let (at, last) = store_turn(conn, Place { branch: own.branch, head: own.head }, of, new, now)?;
-    const MOVE: &str = "UPDATE session SET head = ?, updated_at = ? WHERE id = ?";
+) -> QueryResult<Option<Found>> {
+    const MOVE: &str =
+        "UPDATE session SET head = ?, updated_at = ? WHERE id = ? AND head = ? AND branch_id = ?";
     const MOVE_OVER: &str = "UPDATE session SET branch_id = ?, head = ?, updated_at = ? WHERE id = ?";
     const OPEN: &str = "UPDATE session SET branch_id = ?, head = ?, updated_at = ?, given = ?, given_at = ?, \
                         title = COALESCE(title, ?) WHERE id = ?";
-    let done = match opening(own.head, new) {
+    let begun = own.branch.filter(|_| own.head > 0);
+    if let Some(branch) = begun {
+        let last = own.head + i64::try_from(new.messages.len()).unwrap_or(i64::MAX) + 1;
+        let moved = [Int(last), Int(now), Int(own.id), Int(own.head), Int(branch)];
+        if fixed!(MOVE, moved).execute(conn)? == 0 {
+            return Ok(None);
+        }
+    }
+    let (at, last) = store_turn(conn, Place { branch: own.branch, head: own.head }, of, new, now)?;
+    match opening(own.head, new) {
         Some(opening) => {
             let (given, title) = (given(opening), MaybeText(opening.title.as_deref()));
-            fixed!(OPEN, [Int(at), Int(last), Int(now), given, Int(now), title, Int(own.id)]).execute(conn)
+            fixed!(OPEN, [Int(at), Int(last), Int(now), given, Int(now), title, Int(own.id)])
+                .execute(conn)?;
         }
-        None if own.branch == Some(at) => fixed!(MOVE, [Int(last), Int(now), Int(own.id)]).execute(conn),
-        None => fixed!(MOVE_OVER, [Int(at), Int(last), Int(now), Int(own.id)]).execute(conn),
-    };
-    done.map(drop)
+        None if begun == Some(at) => {}
+        None => {
+            fixed!(MOVE_OVER, [Int(at), Int(last), Int(now), Int(own.id)]).execute(conn)?;
+        }
+    }
+    Ok(Some(Found { id: own.id, branch: Some(at), head: last }))
 }
 
 /// Makes a session of which it is known that it does not exist; the account has counted it.
@@ -366,7 +386,7 @@ pub fn begin(
     fixed!(MAKE, row).execute(conn).map(drop)
 }
 
-/// As [`begin`] at one time and [`append_turn`] at another.
+/// As [`begin`] at one time and [`append_turn`] at another; where the session is then.
 pub fn begin_with(
     conn: &mut SqliteConnection,
     of: Of<'_>,
@@ -374,7 +394,7 @@ pub fn begin_with(
     made: i64,
     new: &StoredTurn,
     now: i64,
-) -> QueryResult<()> {
+) -> QueryResult<Found> {
     const MAKE: &str = "INSERT INTO session (account_id, agent_id, name, named_by, status, created_at, updated_at, \
                         branch_id, head, given, given_at, title) VALUES (?, ?, ?, ?, 'active', ?, ?, ?, ?, ?, ?, ?)";
     let (at, last) = store_turn(conn, Place { branch: None, head: 0 }, of, new, now)?;
@@ -392,7 +412,8 @@ pub fn begin_with(
         Int(opening.map_or(0, |_| now)),
         MaybeText(opening.and_then(|opening| opening.title.as_deref())),
     ];
-    fixed!(MAKE, row).execute(conn).map(drop)
+    fixed!(MAKE, row).execute(conn)?;
+    Ok(Found { id: last_rowid(conn)?, branch: Some(at), head: last })
 }
 
 fn named_by(server: bool) -> Value<'static> {

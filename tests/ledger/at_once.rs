@@ -1,7 +1,9 @@
-//! The short ways to a charge leave what the long one leaves: three databases, the same turns in each, every row of
-//! every table compared.
+//! The short ways to a charge leave what the long one leaves, whatever is remembered: a database for each way, the same
+//! turns in each, every row of every table compared.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use diesel::prelude::*;
 use switchboard::billing::money::Nanos;
@@ -11,9 +13,9 @@ use switchboard::conversation::turn::Completeness;
 use switchboard::conversation::usage::{Usage, UsageSource};
 use switchboard::error::Error;
 use switchboard::json::Raw;
-use switchboard::store::hold::{self, Candidate, Closed, Granted, NewHold, Served, Settlement};
+use switchboard::store::hold::{self, Candidate, Closed, Granted, Memory, NewHold, Served, Settlement};
 use switchboard::store::request_key::Idempotency;
-use switchboard::store::session::StoredTurn;
+use switchboard::store::session::{Found, StoredTurn};
 use switchboard::store::session_summary::NewSummary;
 use switchboard::store::writer::WriteError;
 
@@ -59,37 +61,79 @@ enum Way {
     Long,
     Reserved,
     AtOnce,
+    /// As the one before, with what is remembered from one turn to the next, as those that follow.
+    ReservedFromMemory,
+    AtOnceFromMemory,
 }
 
-const WAYS: [Way; 3] = [Way::Long, Way::Reserved, Way::AtOnce];
+const WAYS: [Way; 5] =
+    [Way::Long, Way::Reserved, Way::AtOnce, Way::ReservedFromMemory, Way::AtOnceFromMemory];
 
 type Done = Result<(Granted, Closed), Error>;
+
+/// What a server knows from its earlier turns.
+#[derive(Default)]
+struct Mind {
+    changes: Arc<AtomicU64>,
+    memory: Memory,
+    places: HashMap<String, Found>,
+}
+
+impl Mind {
+    fn new() -> Self {
+        let changes = Arc::new(AtomicU64::new(0));
+        Self { memory: Memory::until(changes.clone()), changes, places: HashMap::new() }
+    }
+}
 
 impl Way {
     fn go(
         self,
         conn: &mut SqliteConnection,
-        new: &NewHold,
-        end: &Settlement,
-        now: i64,
+        mind: &mut Mind,
+        (new, end, now): (&NewHold, &Settlement, i64),
     ) -> Result<Done, String> {
+        let (mut nothing, key) = (Memory::default(), [&*new.account, &new.agent, &new.session].join("/"));
+        let known = mind.places.get(&key).copied();
+        let (memory, place) = match self {
+            Self::AtOnceFromMemory | Self::ReservedFromMemory => (&mut mind.memory, known),
+            _ => (&mut nothing, None),
+        };
+        let new = &NewHold { place, ..new.clone() };
         let gone = match self {
-            Self::AtOnce => conn.transaction(|conn| hold::charge_at_once_or_tell(conn, new, end, now)),
-            Self::Long | Self::Reserved => {
-                let reserved = conn.transaction(|conn| hold::reserve_or_tell(conn, new));
+            Self::AtOnce | Self::AtOnceFromMemory => {
+                conn.transaction(|conn| hold::charge_at_once_or_tell(conn, memory, new, end, now))
+            }
+            _ => {
+                let reserved = conn.transaction(|conn| hold::reserve_or_tell(conn, memory, new));
                 reserved.and_then(|granted| {
                     let Ok(granted) = granted else {
                         return Ok(granted.map(|_| unreachable!("it is refused")));
                     };
                     let closed = conn.transaction(|conn| match self {
                         Self::Long => hold::settle(conn, &new.id, end, None, now),
-                        _ => hold::settle_reserved(conn, new, granted, end, now),
+                        _ => hold::settle_reserved(conn, memory, new, granted, end, now),
                     });
                     closed.map(|closed| Ok((granted, closed)))
                 })
             }
         };
+        if let Ok(Ok((_, Closed { place: Some(place), .. }))) = gone {
+            mind.places.insert(key, place);
+        }
         gone.map_err(|refused: WriteError| format!("{refused:?}"))
+    }
+
+    /// Goes that way, and comes to nothing.
+    fn go_in_vain(self, conn: &mut SqliteConnection, mind: &mut Mind, turn: (&NewHold, &Settlement, i64)) {
+        let places = mind.places.clone();
+        let vain: QueryResult<()> = conn.transaction(|conn| {
+            let _ = self.go(conn, mind, turn);
+            Err(diesel::result::Error::RollbackTransaction)
+        });
+        assert!(vain.is_err());
+        mind.places = places;
+        mind.changes.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -124,6 +168,7 @@ impl World {
                 .then(|| (Nanos(self.random.between(0, 9_000_000)), self.now / 400_000_000)),
             agent: agent.to_owned(),
             session,
+            place: None,
             session_by_server: unnamed,
             completion: format!("chatcmpl_{}", self.made),
             // A request of two steps now and then.
@@ -244,9 +289,9 @@ fn prices() -> Vec<Price> {
 
 /// Plays one seed: how many turns were charged, refused with a notice, refused, and written off in part.
 fn play(seed: u64) -> [u64; 4] {
-    let mut databases = WAYS.map(|way| (way, Database::new()));
+    let mut databases = WAYS.map(|way| (way, Database::new(), Mind::new()));
     let mut world = World { random: Random::new(seed), prices: prices(), made: 0, now: 1_000 };
-    for (_, database) in &mut databases {
+    for (_, database, _) in &mut databases {
         for account in ["acct_a", "acct_b"] {
             database.add_account(account, 1);
         }
@@ -262,9 +307,17 @@ fn play(seed: u64) -> [u64; 4] {
         let compared = turn % COMPARED_EVERY == 0;
         let (event, (new, end)) = (world.event(), world.turn());
         let now = world.now;
-        let outcomes = databases.each_mut().map(|(way, database)| {
+        let vain = world.random.chance(10);
+        let outcomes = databases.each_mut().map(|(way, database, mind)| {
             event.iter().for_each(|event| drop(database.apply(event, (new.now, 1))));
-            let gone = way.go(database.conn(), &new, &end, now);
+            // Of money, of a status and of sessions the statements themselves tell whether it is as it was.
+            if matches!(event, Some(Move::Watch { .. } | Move::Unwatch { .. } | Move::DeleteAgent { .. })) {
+                mind.changes.fetch_add(1, Ordering::Relaxed);
+            }
+            if vain {
+                way.go_in_vain(database.conn(), mind, (&new, &end, now));
+            }
+            let gone = way.go(database.conn(), mind, (&new, &end, now));
             let outcome = format!("{gone:?}");
             match gone {
                 Ok(Ok((_, closed))) => {
@@ -289,7 +342,7 @@ fn play(seed: u64) -> [u64; 4] {
             );
         }
     }
-    databases.iter_mut().for_each(|(_, database)| compare::invariants(database.conn()));
+    databases.iter_mut().for_each(|(_, database, _)| compare::invariants(database.conn()));
     [charged, told, refused, written_off]
 }
 

@@ -12,7 +12,7 @@ use switchboard::conversation::agent::{Agent, Definition};
 use switchboard::error::Error;
 use switchboard::store::account::AccountRow;
 use switchboard::store::api_key::KeyRow;
-use switchboard::store::hold::{Closed, Recovered};
+use switchboard::store::hold::{Closed, Memory, Recovered};
 use switchboard::store::ledger_entry::NewEntry;
 use switchboard::store::request_key;
 use switchboard::store::webhook::{self, WebhookRow};
@@ -138,7 +138,7 @@ fn run(conn: &mut SqliteConnection, step: &Move, now: i64, own_epoch: i64) -> Re
     Ok(match step {
         Move::Reserve(wish) => {
             // What is told of a refusal is committed, so a refusal can come as a value.
-            match hold::reserve_or_tell(conn, &new_hold(wish, now, own_epoch))? {
+            match hold::reserve_or_tell(conn, &mut Memory::default(), &new_hold(wish, now, own_epoch))? {
                 Ok(granted) => Outcome::Granted { amount: granted.amount.0, max_output: granted.max_output },
                 Err(told) => Outcome::Refused(refusal(WriteError::Refused(told))),
             }

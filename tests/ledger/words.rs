@@ -43,6 +43,7 @@ pub fn new_hold(wish: &Reserve, now: i64, own_epoch: i64) -> NewHold {
         budget: wish.budget.map(|(cap, period)| (Nanos(cap), period)),
         agent: wish.at.agent.clone(),
         session: wish.at.name.clone(),
+        place: None,
         session_by_server: wish.by_server,
         completion: wish.completion.clone(),
         candidates: wish.prices.iter().map(candidate).collect(),

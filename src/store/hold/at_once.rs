@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::store::account as accounts;
 use crate::store::hold::reserve::{Fit, Stage, insert, tell_refusal, unpayable, weigh};
 use crate::store::hold::settle::{Case, book, named};
-use crate::store::hold::{Closed, Granted, NewHold, Settlement};
+use crate::store::hold::{Closed, Granted, Memory, NewHold, Settlement};
 use crate::store::session::{self, Found};
 use crate::store::writer::WriteError;
 use crate::store::{key_budget, price, request_key, session_summary};
@@ -21,11 +21,12 @@ use crate::store::{key_budget, price, request_key, session_summary};
 /// What `reserve` and `settle` refuse.
 pub fn charge_at_once(
     conn: &mut SqliteConnection,
+    memory: &mut Memory,
     new: &NewHold,
     settlement: &Settlement,
     now: EpochMs,
 ) -> Result<(Granted, Closed), WriteError> {
-    let Fit { granted, pinned, before, session: there } = weigh(conn, new)?;
+    let Fit { granted, pinned, before, remembered, session: there } = weigh(conn, memory, new)?;
     let spendable = Nanos(before.available);
     let amount = granted.amount;
     let of_another;
@@ -43,14 +44,21 @@ pub fn charge_at_once(
     let cost = case.cost(settlement.usage)?;
     let charged = split(cost, amount, Nanos(spendable.0 - amount.0)).charged;
     let begun = i64::from(there.is_none());
-    let after = accounts::charge(conn, &new.account, before, (amount.0, charged.0), begun)?;
-    let after = after.ok_or_else(|| unpayable(amount, spendable))?;
+    let Some(mut after) = accounts::charge(conn, &new.account, before, (amount.0, charged.0), begun)? else {
+        memory.forget(&new.account);
+        // Nothing was written; what is asked now is so.
+        return match remembered {
+            true => charge_at_once(conn, memory, new, settlement, now),
+            false => Err(unpayable(amount, spendable).into()),
+        };
+    };
     insert(conn, new, (amount, pinned), &Stage::Settled { served: settlement.served.as_ref(), at: now })?;
     if after.budgeted {
         key_budget::close(conn, &new.key, Nanos::ZERO, charged)?;
     }
-    let closed = book(conn, &case, (cost, charged), settlement, (after, now))?;
-    store_turn(conn, new, there, settlement, now)?;
+    let mut closed = book(conn, &case, (cost, charged), settlement, (&mut after, now))?;
+    closed.place = store_turn(conn, new, there, settlement, now)?;
+    memory.stands(&new.account, after);
     if let Some(own) = &new.idempotency {
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
     }
@@ -67,32 +75,47 @@ pub fn charge_at_once(
 /// As [`charge_at_once`].
 pub fn charge_at_once_or_tell(
     conn: &mut SqliteConnection,
+    memory: &mut Memory,
     new: &NewHold,
     settlement: &Settlement,
     now: EpochMs,
 ) -> Result<Result<(Granted, Closed), Error>, WriteError> {
-    let done = charge_at_once(conn, new, settlement, now);
+    let done = charge_at_once(conn, memory, new, settlement, now);
     tell_refusal(conn, new, done)
 }
 
-/// Stores the turn in its session, which may begin with it.
+/// Stores the turn in its session, which may begin with it; where the session is then, if that is known.
+///
+/// A session that was where it was remembered may be somewhere else by now, or gone, and begin again.
 fn store_turn(
     conn: &mut SqliteConnection,
     new: &NewHold,
     there: Option<Found>,
     settlement: &Settlement,
     now: EpochMs,
-) -> QueryResult<()> {
+) -> Result<Option<Found>, WriteError> {
     let of = new.whose();
     let name = (new.session.as_str(), new.session_by_server);
-    match (there, &settlement.turn) {
-        (Some(own), Some(turn)) => session::append_turn(conn, own, of, turn, now)?,
-        (Some(_), None) => {}
-        (None, Some(turn)) => session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?,
-        (None, None) => session::begin(conn, (of.account, of.agent), name, new.now)?,
+    let place = match (there, &settlement.turn) {
+        (Some(own), Some(turn)) => match session::append_turn(conn, own, of, turn, now)? {
+            Some(place) => Some(place),
+            None => match session::standing(conn, of)? {
+                Some(own) => session::append_turn(conn, own, of, turn, now)?,
+                None => {
+                    accounts::count(conn, of.account, 0, 1)?;
+                    Some(session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?)
+                }
+            },
+        },
+        (Some(_), None) => None,
+        (None, Some(turn)) => Some(session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?),
+        (None, None) => {
+            session::begin(conn, (of.account, of.agent), name, new.now)?;
+            None
+        }
+    };
+    if let Some(summary) = &settlement.summary {
+        session_summary::keep(conn, of, summary, now)?;
     }
-    match &settlement.summary {
-        Some(summary) => session_summary::keep(conn, of, summary, now),
-        None => Ok(()),
-    }
+    Ok(place)
 }

@@ -1,6 +1,7 @@
 //! Queries on `hold`: the life of a charge, each step one compare-and-set inside the writer's transaction.
 
 mod at_once;
+mod memory;
 mod reserve;
 mod settle;
 
@@ -17,6 +18,7 @@ use crate::store::writer::WriteError;
 use crate::store::{account as accounts, key_budget, request_key};
 
 pub use at_once::{charge_at_once, charge_at_once_or_tell};
+pub use memory::Memory;
 pub use reserve::{Candidate, Granted, NewHold, dearest, reserve, reserve_or_tell};
 pub use settle::{Closed, Settlement, settle, settle_reserved};
 

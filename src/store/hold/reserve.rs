@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::store::fixed::Value::{Int, MaybeInt, Text};
 use crate::store::fixed::fixed;
 use crate::store::hold::Served;
+use crate::store::hold::memory::{Memory, Payer};
 use crate::store::request_key::Idempotency;
 use crate::store::session::{self, Found, Of};
 use crate::store::writer::WriteError;
@@ -32,6 +33,8 @@ pub struct NewHold {
     pub agent: String,
     /// In which session.
     pub session: String,
+    /// Where the session's last turn has left it, as far as that is known.
+    pub place: Option<Found>,
     /// Whether the session's name is ours.
     pub session_by_server: bool,
     /// Under which id.
@@ -71,6 +74,11 @@ impl NewHold {
         self.idempotency.is_some() || self.step > 0
     }
 
+    /// Where the session was left, if it can be asked whether it still is there by that alone.
+    pub(super) fn place(&self) -> Option<Found> {
+        self.place.filter(|place| place.branch.is_some() && place.head > 0)
+    }
+
     /// Whose the turn is.
     pub(super) fn whose(&self) -> Of<'_> {
         let NewHold { account, agent, session, completion, id, .. } = self;
@@ -104,6 +112,8 @@ pub(super) struct Fit<'a> {
     pub pinned: &'a Price,
     /// How the account stands, this hold not yet taken from it.
     pub before: accounts::Standing,
+    /// Whether that is remembered, and not yet seen to be so.
+    pub remembered: bool,
     /// The session, if it is there already.
     pub session: Option<Found>,
 }
@@ -119,7 +129,7 @@ struct Standing {
 #[derive(Queryable)]
 struct Others {
     active: bool,
-    key_ended: bool,
+    key_ends_at: Option<EpochMs>,
     agent_there: bool,
     session: Option<i64>,
     branch: Option<i64>,
@@ -132,16 +142,15 @@ fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing>
         "SELECT ",
         accounts::standing_sql!(columns),
         ", a.status = 'active', \
-         EXISTS (SELECT 1 FROM api_key k WHERE k.key_id = ? AND (k.revoked_at IS NOT NULL OR k.expires_at <= ?)), \
+         (SELECT iif(k.revoked_at IS NULL, k.expires_at, k.revoked_at) FROM api_key k WHERE k.key_id = ?), \
          EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.branch_id, s.head ",
         accounts::standing_sql!(from),
         "LEFT JOIN session s ON s.account_id = a.account_id AND s.agent_id = ? AND s.name = ? WHERE a.account_id = ?"
     );
-    type Other = (Bool, Bool, Bool, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>);
+    type Other = (Bool, Nullable<BigInt>, Bool, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>);
     let of = [
         Text(&new.key),
         Text(&new.key),
-        Int(new.now),
         Text(&new.agent),
         Text(&new.agent),
         Text(&new.session),
@@ -168,33 +177,36 @@ pub fn dearest(new: &NewHold, max_output: u64) -> Result<(Nanos, &Price), Error>
 
 /// All that may refuse a hold, before anything is written for it: a refusal leaves nothing to undo but the upkeep of
 /// its key's budget.
-pub(super) fn weigh<'a>(conn: &mut SqliteConnection, new: &'a NewHold) -> Result<Fit<'a>, WriteError> {
+pub(super) fn weigh<'a>(
+    conn: &mut SqliteConnection,
+    memory: &mut Memory,
+    new: &'a NewHold,
+) -> Result<Fit<'a>, WriteError> {
+    if let Some(before) = memory.standing(new)
+        && let Ok((granted, pinned)) = grant(new, Nanos(before.available), None)
+    {
+        let session = match new.place() {
+            Some(place) => Some(place),
+            None => session::standing(conn, new.whose())?,
+        };
+        return Ok(Fit { granted, pinned, before, remembered: true, session });
+    }
     let Standing { money, others: now } = standing(conn, new)?;
     if !now.active {
         return Err(Error::AccountSuspended.into());
     }
-    if now.key_ended {
+    if now.key_ends_at.is_some_and(|end| end <= new.now) {
         return Err(Error::Unauthenticated("revoked while the request waited".to_owned()).into());
     }
     let budget_left = match new.budget {
-        Some((cap, period)) => Some(key_budget::left(conn, &new.key, cap, period)?),
+        Some((cap, period)) => {
+            // From now on it has had one, even if this is refused.
+            memory.forget_payer(&new.key);
+            Some(key_budget::left(conn, &new.key, cap, period)?)
+        }
         None => None,
     };
-    let spendable = Nanos(money.available);
-    let payable = budget_left.map_or(spendable, |left| left.min(spendable));
-    let affordable = new.candidates.iter().map(|candidate| {
-        // Whoever serves it in the end, the answer's length is covered.
-        candidate.price.affordable_output(payable, new.prompt_max, new.n)
-    });
-    let affordable = affordable.min().unwrap_or(0);
-    let max_output = affordable.min(new.wanted_output).max(new.least_output);
-    let (amount, pinned) = dearest(new, max_output)?;
-    if spendable < amount {
-        return Err(unpayable(amount, spendable).into());
-    }
-    if budget_left.is_some_and(|left| left < amount) {
-        return Err(Error::BudgetExceeded.into());
-    }
+    let (granted, pinned) = grant(new, Nanos(money.available), budget_left)?;
     if let Some(own) = &new.idempotency {
         request_key::check_free(conn, (&new.account, &new.key), own, new.now)?;
     }
@@ -205,13 +217,30 @@ pub(super) fn weigh<'a>(conn: &mut SqliteConnection, new: &'a NewHold) -> Result
         (Some(id), Some(head)) => Some(Found { id, branch: now.branch, head }),
         _ => None,
     };
-    Ok(Fit {
-        granted: Granted { amount, max_output, left: Nanos(spendable.0 - amount.0) },
-        pinned,
-        // Whether it has a budget was looked up before it got one here.
-        before: accounts::Standing { budgeted: money.budgeted || new.budget.is_some(), ..money },
-        session,
-    })
+    // Whether it has a budget was looked up before it got one here.
+    let budgeted = money.budgeted || new.budget.is_some();
+    memory.may_pay(&new.key, Payer { agent: new.agent.clone(), budgeted, ends_at: now.key_ends_at });
+    let before = accounts::Standing { budgeted, ..money };
+    Ok(Fit { granted, pinned, before, remembered: false, session })
+}
+
+/// What a hold may have of what can be spent, and at whose price that is the most.
+fn grant(new: &NewHold, spendable: Nanos, budget_left: Option<Nanos>) -> Result<(Granted, &Price), Error> {
+    let payable = budget_left.map_or(spendable, |left| left.min(spendable));
+    let affordable = new.candidates.iter().map(|candidate| {
+        // Whoever serves it in the end, the answer's length is covered.
+        candidate.price.affordable_output(payable, new.prompt_max, new.n)
+    });
+    let affordable = affordable.min().unwrap_or(0);
+    let max_output = affordable.min(new.wanted_output).max(new.least_output);
+    let (amount, pinned) = dearest(new, max_output)?;
+    if spendable < amount {
+        return Err(unpayable(amount, spendable));
+    }
+    if budget_left.is_some_and(|left| left < amount) {
+        return Err(Error::BudgetExceeded);
+    }
+    Ok((Granted { amount, max_output, left: Nanos(spendable.0 - amount.0) }, pinned))
 }
 
 /// What the account has does not cover what is needed.
@@ -220,22 +249,40 @@ pub(super) fn unpayable(needed: Nanos, available: Nanos) -> Error {
 }
 
 /// Sets money aside: check and deduction are one statement.
-pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, WriteError> {
-    let Fit { granted, pinned, before, session: there } = weigh(conn, new)?;
-    let begun = i64::from(there.is_none());
-    if !accounts::reserve(conn, &new.account, granted.amount.0, begun)? {
-        return Err(unpayable(granted.amount, Nanos(before.available)).into());
-    }
-    if before.budgeted {
+pub fn reserve(
+    conn: &mut SqliteConnection,
+    memory: &mut Memory,
+    new: &NewHold,
+) -> Result<Granted, WriteError> {
+    let Fit { granted, pinned, before, remembered, session } = weigh(conn, memory, new)?;
+    let there = match session {
+        Some(place) if remembered => {
+            session::is_at(conn, place)? || session::standing(conn, new.whose())?.is_some()
+        }
+        session => session.is_some(),
+    };
+    let available = Nanos(before.available);
+    let Some(after) = accounts::reserve(conn, &new.account, before, granted.amount.0, i64::from(!there))?
+    else {
+        memory.forget(&new.account);
+        // Nothing was written; what is asked now is so.
+        return if remembered {
+            reserve(conn, memory, new)
+        } else {
+            Err(unpayable(granted.amount, available).into())
+        };
+    };
+    if after.budgeted {
         key_budget::hold(conn, &new.key, granted.amount)?;
     }
     insert(conn, new, (granted.amount, pinned), &Stage::Open)?;
-    if there.is_none() {
+    if !there {
         session::begin(conn, (&new.account, &new.agent), (&new.session, new.session_by_server), new.now)?;
     }
     if let Some(own) = &new.idempotency {
         request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
     }
+    memory.stands(&new.account, after);
     crate::failpoint::hit("reserve executed");
     Ok(granted)
 }
@@ -243,9 +290,10 @@ pub fn reserve(conn: &mut SqliteConnection, new: &NewHold) -> Result<Granted, Wr
 /// As [`reserve`]; a refusal that a webhook is told of comes as a value, so that its notice is committed.
 pub fn reserve_or_tell(
     conn: &mut SqliteConnection,
+    memory: &mut Memory,
     new: &NewHold,
 ) -> Result<Result<Granted, Error>, WriteError> {
-    let done = reserve(conn, new);
+    let done = reserve(conn, memory, new);
     tell_refusal(conn, new, done)
 }
 

@@ -9,9 +9,9 @@ use crate::conversation::turn::Completeness;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
 use crate::store::account::{self as accounts, Standing};
-use crate::store::hold::{Granted, HoldRow, NewHold, Served, close, find};
+use crate::store::hold::{Granted, HoldRow, Memory, NewHold, Served, close, find};
 use crate::store::ledger_entry::{self, NewEntry};
-use crate::store::session::{self, StoredTurn};
+use crate::store::session::{self, Found, StoredTurn};
 use crate::store::session_summary::NewSummary;
 use crate::store::usage_record::{self, NewUsage};
 use crate::store::writer::WriteError;
@@ -51,6 +51,8 @@ pub struct Closed {
     pub usage: Usage,
     /// The provider's name of the model.
     pub model: String,
+    /// Where its turn has left the session, if that was stored just now.
+    pub place: Option<Found>,
 }
 
 /// A hold that is being charged: the columns that tell what for.
@@ -111,7 +113,7 @@ pub fn settle(
     }
     let pending = pending_turn(&row);
     let turn = settlement.turn.as_ref().or(pending.as_ref());
-    let closed = charge(conn, &case, (cost, turn), settlement, now)?;
+    let closed = charge(conn, &mut Memory::default(), &case, (cost, turn, None), settlement, now)?;
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     crate::failpoint::hit("settle executed");
     Ok(closed)
@@ -120,6 +122,7 @@ pub fn settle(
 /// As [`settle`], for whoever has what he reserved at hand, so that it need not be read again.
 pub fn settle_reserved(
     conn: &mut SqliteConnection,
+    memory: &mut Memory,
     new: &NewHold,
     granted: Granted,
     settlement: &Settlement,
@@ -135,7 +138,7 @@ pub fn settle_reserved(
     if !close(conn, &new.id, settlement.served.as_ref(), ("settled", None), now)? {
         return settle(conn, &new.id, settlement, None, now);
     }
-    let closed = charge(conn, &case, (cost, settlement.turn.as_ref()), settlement, now)?;
+    let closed = charge(conn, memory, &case, (cost, settlement.turn.as_ref(), new.place()), settlement, now)?;
     if new.may_be_named() {
         request_key::finish(conn, &new.request, settlement.answer.as_deref())?;
     }
@@ -149,31 +152,60 @@ pub(super) fn named<'a>(new: &'a NewHold, served: &'a Served) -> Option<(&'a str
     Some((&served.model, &found.price))
 }
 
-/// Moves the money of a hold that is closed just now, and writes down what for.
+/// Moves the money of a hold that is closed just now, and writes down what for. The session may be at `place`.
 fn charge(
     conn: &mut SqliteConnection,
+    memory: &mut Memory,
     case: &Case<'_>,
-    (cost, turn): (Nanos, Option<&StoredTurn>),
+    (cost, turn, place): (Nanos, Option<&StoredTurn>, Option<Found>),
     settlement: &Settlement,
     now: EpochMs,
 ) -> Result<Closed, WriteError> {
     let Case { of, amount, .. } = *case;
-    let before = accounts::standing(conn, (of.account, case.key))?;
-    let parts = split(cost, amount, Nanos(before.available));
-    let after = accounts::post(conn, of.account, before, (amount.0, amount.0 - parts.charged.0))?;
+    let (mut after, charged) = post(conn, memory, case, cost)?;
     if after.budgeted {
-        key_budget::close(conn, case.key, amount, parts.charged)?;
+        key_budget::close(conn, case.key, amount, charged)?;
     }
-    let closed = book(conn, case, (cost, parts.charged), settlement, (after, now))?;
-    if let Some(turn) = turn
-        && let Some(own) = session::standing(conn, of)?
-    {
-        session::append_turn(conn, own, of, turn, now)?;
+    let mut closed = book(conn, case, (cost, charged), settlement, (&mut after, now))?;
+    if let Some(turn) = turn {
+        closed.place = match place {
+            Some(own) => session::append_turn(conn, own, of, turn, now)?,
+            None => None,
+        };
+        if closed.place.is_none()
+            && let Some(own) = session::standing(conn, of)?
+        {
+            closed.place = session::append_turn(conn, own, of, turn, now)?;
+        }
     }
     if let Some(summary) = &settlement.summary {
         session_summary::keep(conn, of, summary, now)?;
     }
+    memory.stands(of.account, after);
     Ok(closed)
+}
+
+/// Moves the money of a charge: how the account stands then, and what it was charged.
+fn post(
+    conn: &mut SqliteConnection,
+    memory: &mut Memory,
+    case: &Case<'_>,
+    cost: Nanos,
+) -> QueryResult<(Standing, Nanos)> {
+    let (account, amount) = (case.of.account, case.amount);
+    let from = |conn: &mut SqliteConnection, before: Standing| -> QueryResult<Option<(Standing, Nanos)>> {
+        let charged = split(cost, amount, Nanos(before.available)).charged;
+        let after = accounts::post(conn, account, before, (amount.0, amount.0 - charged.0))?;
+        Ok(after.map(|after| (after, charged)))
+    };
+    if let Some(before) = memory.known(account, case.key) {
+        if let Some(done) = from(conn, before)? {
+            return Ok(done);
+        }
+        memory.forget(account);
+    }
+    let before = accounts::standing(conn, (account, case.key))?;
+    from(conn, before)?.ok_or(diesel::result::Error::NotFound)
 }
 
 /// Writes entry and usage record of a charge.
@@ -182,7 +214,7 @@ pub(super) fn book(
     case: &Case<'_>,
     (cost, charged): (Nanos, Nanos),
     settlement: &Settlement,
-    (after, now): (Standing, EpochMs),
+    (after, now): (&mut Standing, EpochMs),
 ) -> QueryResult<Closed> {
     let (of, usage, written_off) = (case.of, settlement.usage, Nanos(cost.0 - charged.0));
     if written_off > Nanos::ZERO {
@@ -197,8 +229,7 @@ pub(super) fn book(
         now,
         ..NewEntry::default()
     };
-    let left = Nanos(after.available);
-    let entry = ledger_entry::append(conn, &entry, after)?;
+    ledger_entry::append(conn, &entry, after)?;
     let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let record = NewUsage {
         of,
@@ -217,10 +248,11 @@ pub(super) fn book(
         charged,
         earlier: Nanos(usage_record::charged_before(conn, case.request, case.step)?),
         written_off,
-        balance: Nanos(entry.balance_after),
-        left,
+        balance: Nanos(after.available + after.held),
+        left: Nanos(after.available),
         usage,
         model: case.model.to_owned(),
+        place: None,
     })
 }
 
@@ -254,6 +286,7 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
                 output: tokens(usage.output),
             },
             model: usage.model,
+            place: None,
         },
         None => Closed {
             charged: Nanos::ZERO,
@@ -263,6 +296,7 @@ fn outcome(conn: &mut SqliteConnection, row: &HoldRow) -> Result<Closed, WriteEr
             left,
             usage: Usage::default(),
             model: row.model.clone(),
+            place: None,
         },
     })
 }

@@ -1,6 +1,7 @@
 //! One transaction for a whole batch: all of it is committed, or nothing is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
@@ -27,15 +28,22 @@ pub enum Failed {
 /// A savepoint costs about as much as the writes in it, and hardly any is ever rolled back to. So the batch is made
 /// without any first, and made again with one for each piece when one of them has to be undone.
 ///
-/// `epoch` is the run of the server that has to be the newest, or 0.
+/// `epoch` is the run of the server that has to be the newest, or 0. `changes` counts attempts that came to nothing.
 pub fn commit(
     conn: &mut SqliteConnection,
     watch: &Watch,
-    epoch: i64,
+    (epoch, changes): (i64, &AtomicU64),
     batch: &mut [Entry],
 ) -> Result<Duration, Failed> {
-    match attempt(conn, watch, epoch, batch, Guard::None) {
-        Err(Failed::Unguarded) => attempt(conn, watch, epoch, batch, Guard::Savepoint),
+    let mut attempt = |guard| {
+        let done = attempt(conn, watch, epoch, batch, guard);
+        if done.is_err() {
+            changes.fetch_add(1, Relaxed);
+        }
+        done
+    };
+    match attempt(Guard::None) {
+        Err(Failed::Unguarded) => attempt(Guard::Savepoint),
         done => done,
     }
 }

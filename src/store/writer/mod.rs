@@ -209,15 +209,25 @@ impl Writer {
         queued.map(|()| committed)
     }
 
+    /// Counts, on the writer's thread, each piece of work that was queued by [`Writer::write`], and each transaction of
+    /// which nothing was committed: what was read before, and is no part of a turn, may have changed then.
+    pub fn changes(&self) -> Arc<AtomicU64> {
+        self.0.changes.clone()
+    }
+
     /// Queues `work` and waits for its commit.
     ///
     /// # Errors
     /// As [`Writer::open_for`], and what the work itself answers.
     pub async fn write<T: Send + 'static>(
         &self,
-        work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,
+        mut work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, Error> {
-        let committed = self.submit(Lane::Open, work)?;
+        let changes = self.changes();
+        let committed = self.submit(Lane::Open, move |conn| {
+            changes.fetch_add(1, Relaxed);
+            work(conn)
+        })?;
         committed.await.map_err(|_| Error::StoreUnavailable(queue::GONE.to_owned()))?
     }
 

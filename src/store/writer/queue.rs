@@ -1,7 +1,7 @@
 //! What waits for the writer: closes in their order, opens in turn from each account.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -126,6 +126,8 @@ pub struct Shared {
     pub counters: Counters,
     /// The run of the server that batches check; 0 for none.
     pub epoch: AtomicI64,
+    /// Counts what may be otherwise than a turn has seen it: see [`Writer::changes`](super::Writer::changes).
+    pub changes: Arc<AtomicU64>,
 }
 
 impl Shared {

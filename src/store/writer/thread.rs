@@ -128,8 +128,8 @@ impl Thread {
     /// which piece it was is known, so that the others need not be tried one by one, at an fsync each.
     fn commit(&mut self, batch: &mut Vec<Entry>) -> Result<(), Told> {
         while !batch.is_empty() {
-            let epoch = self.shared.epoch.load(Relaxed);
-            match batch::commit(&mut self.conn, &self.watch, epoch, batch) {
+            let run = (self.shared.epoch.load(Relaxed), &*self.shared.changes);
+            match batch::commit(&mut self.conn, &self.watch, run, batch) {
                 Ok(took) => {
                     self.count(batch.len(), took);
                     break;
