@@ -18,63 +18,97 @@ thread_local! {
     static RANDOM: RefCell<([u8; POOL], usize)> = const { RefCell::new(([0; POOL], 0)) };
 }
 
-/// `len` random characters of base62 (5.95 bits each).
-pub fn base62(len: usize) -> String {
-    let mut text = String::with_capacity(len);
-    RANDOM.with_borrow_mut(|(pool, left)| {
-        while text.len() < len {
-            if *left == 0 {
-                fill_random(pool);
-                *left = POOL;
-            }
-            *left -= 1;
-            let byte = std::mem::take(&mut pool[*left]);
-            // Bytes of 248 and above would make the first characters likelier than the others.
-            if byte < 248 {
-                text.push(char::from(BASE62[usize::from(byte % 62)]));
-            }
-        }
-    });
-    text
-}
-
-/// Characters of [`in_order`] that tell when, to the millisecond until the year 2081.
+/// Characters of what is made [in order](Draft::in_order) that tell when, to the millisecond until the year 2081.
 const WHEN: usize = 7;
-/// Characters of [`in_groups`] that tell when.
+/// Characters of what is made [in groups](Draft::in_groups) that tell when.
 const ROUGHLY: usize = 3;
-/// How long what [`in_groups`] makes begins alike: about as long as a page of an index takes to fill under load.
+/// How long what is made in groups begins alike: about as long as a page of an index takes to fill under load.
 const ALIKE_MS: u64 = 64;
 
-/// `len` characters of base62 that begin with the time in milliseconds, so that what is made later sorts behind.
-///
-/// Rows that are made together then lie together in their indexes. At random places each of them would have a page
-/// of its own written, in the log and in the database.
-fn in_order(len: usize) -> String {
-    let mut text = base62_number(now(), WHEN);
-    text.push_str(&base62(len.saturating_sub(WHEN)));
-    text
+/// The most characters of a [`Draft`].
+const LONGEST: usize = 48;
+
+/// A short text that is put together where it takes no memory.
+struct Draft {
+    text: [u8; LONGEST],
+    len: usize,
 }
 
-/// The same for short ids that nobody may guess: what is made at the same time begins alike, and so does what is made
-/// every four hours. All but three characters are random.
-fn in_groups(len: usize) -> String {
-    let mut text = base62_number(now() / ALIKE_MS, ROUGHLY);
-    text.push_str(&base62(len.saturating_sub(ROUGHLY)));
-    text
+impl Draft {
+    /// A text that begins so.
+    fn of(prefix: &str) -> Self {
+        let mut text = [b'0'; LONGEST];
+        text[..prefix.len()].copy_from_slice(prefix.as_bytes());
+        Self { text, len: prefix.len() }
+    }
+
+    /// Adds the last `width` digits of `number` in base62, padded with zeros.
+    fn number(mut self, mut number: u64, width: usize) -> Self {
+        for digit in self.text[self.len..self.len + width].iter_mut().rev() {
+            *digit = BASE62[(number % 62) as usize];
+            number /= 62;
+        }
+        self.len += width;
+        self
+    }
+
+    /// Adds `count` random characters of base62 (5.95 bits each).
+    fn random(mut self, count: usize) -> Self {
+        let end = self.len + count;
+        RANDOM.with_borrow_mut(|(pool, left)| {
+            while self.len < end {
+                if *left == 0 {
+                    fill_random(pool);
+                    *left = POOL;
+                }
+                *left -= 1;
+                let byte = std::mem::take(&mut pool[*left]);
+                // Bytes of 248 and above would make the first characters likelier than the others.
+                if byte < 248 {
+                    self.text[self.len] = BASE62[usize::from(byte % 62)];
+                    self.len += 1;
+                }
+            }
+        });
+        self
+    }
+
+    /// Adds `count` characters that begin with the time in milliseconds, so that what is made later sorts behind.
+    ///
+    /// Rows that are made together then lie together in their indexes. At random places each of them would have a page
+    /// of its own written, in the log and in the database.
+    fn in_order(self, count: usize) -> Self {
+        self.number(now(), WHEN).random(count - WHEN)
+    }
+
+    /// The same for short ids that nobody may guess: what is made at the same time begins alike, and so does what is
+    /// made every four hours. All but three characters are random.
+    fn in_groups(self, count: usize) -> Self {
+        self.number(now() / ALIKE_MS, ROUGHLY).random(count - ROUGHLY)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.len]).expect("ASCII is text")
+    }
+}
+
+/// `len` random characters of base62 (5.95 bits each).
+pub fn base62(len: usize) -> String {
+    Draft::of("").random(len).as_str().to_owned()
+}
+
+/// Whether `text` is the last digits of `number` in base62, padded with zeros.
+pub fn is_base62(text: &str, number: u64) -> bool {
+    text.len() <= LONGEST && Draft::of("").number(number, text.len()).as_str() == text
+}
+
+/// The last `width` digits of `number` in base62, padded with zeros.
+pub fn base62_number(number: u64, width: usize) -> String {
+    Draft::of("").number(number, width).as_str().to_owned()
 }
 
 fn now() -> u64 {
     u64::try_from(clock::now_ms()).unwrap_or(0)
-}
-
-/// The last `width` digits of `number` in base62, padded with zeros.
-pub fn base62_number(mut number: u64, width: usize) -> String {
-    let mut digits = vec![b'0'; width];
-    for digit in digits.iter_mut().rev() {
-        *digit = BASE62[(number % 62) as usize];
-        number /= 62;
-    }
-    digits.into_iter().map(char::from).collect()
 }
 
 /// Random bytes of the operating system.
@@ -99,6 +133,12 @@ macro_rules! ids {
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
                 Self(text.into())
+            }
+        }
+
+        impl From<Draft> for $name {
+            fn from(draft: Draft) -> Self {
+                draft.as_str().into()
             }
         }
 
@@ -148,7 +188,7 @@ ids! {
 impl AccountId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("acct_{}", base62(16)).into()
+        Draft::of("acct_").random(16).into()
     }
 }
 
@@ -165,7 +205,7 @@ impl AgentId {
 impl KeyId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("key_{}", base62(16)).into()
+        Draft::of("key_").random(16).into()
     }
 }
 
@@ -175,7 +215,7 @@ impl SessionName {
 
     /// A new, random name.
     pub fn random() -> Self {
-        format!("sess_{}", in_groups(20)).into()
+        Draft::of("sess_").in_groups(20).into()
     }
 
     /// A name of the client's: 1 to 128 of `A-Za-z0-9_.:-`.
@@ -189,42 +229,42 @@ impl SessionName {
 impl CompletionId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("chatcmpl-{}", in_order(24)).into()
+        Draft::of("chatcmpl-").in_order(24).into()
     }
 }
 
 impl RequestId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("req_{}", in_order(24)).into()
+        Draft::of("req_").in_order(24).into()
     }
 }
 
 impl HoldId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("hold_{}", in_order(20)).into()
+        Draft::of("hold_").in_order(20).into()
     }
 }
 
 impl PriceId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("price_{}", base62(16)).into()
+        Draft::of("price_").random(16).into()
     }
 }
 
 impl WebhookId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("wh_{}", base62(16)).into()
+        Draft::of("wh_").random(16).into()
     }
 }
 
 impl EventId {
     /// A new, random id.
     pub fn random() -> Self {
-        format!("evt_{}", base62(20)).into()
+        Draft::of("evt_").random(20).into()
     }
 }
 
@@ -279,5 +319,6 @@ mod tests {
         assert_eq!(base62_number(62, 6), "000010");
         assert_eq!(base62_number(u32::MAX.into(), 6).len(), 6);
         assert_eq!(base62_number(62 * 62 + 1, 2), "01");
+        assert!(is_base62("000010", 62) && !is_base62("000010", 63) && !is_base62(&"0".repeat(100), 0));
     }
 }

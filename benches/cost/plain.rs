@@ -181,7 +181,7 @@ fn provider_request() -> anyhow::Result<Scenario> {
     let prompt = Prompt::assemble(&turn()?, &history()?, Ratios::default().of(MODEL));
     Ok(scenario("provider_request", move || {
         let call = Call {
-            model: MODEL.to_owned(),
+            model: MODEL.into(),
             messages: prompt.messages.clone(),
             newer_names: prompt.newer_names(),
             fields: Default::default(),
@@ -293,7 +293,7 @@ fn new_hold(number: i64, price: &Arc<Price>) -> NewHold {
         request: format!("req_{number:024}"),
         idempotency: None,
         step: 1,
-        candidates: vec![Candidate { model: MODEL.to_owned(), price: price.clone() }],
+        candidates: vec![Candidate { model: MODEL.into(), price: price.clone() }],
         prompt_max: 1_000,
         n: 1,
         wanted_output: 500,

@@ -54,7 +54,7 @@ fn prompt() -> anyhow::Result<Scenario> {
     Ok(scenario("plain_prompt", move || {
         let prompt = Prompt::assemble(&turn, &history, ratios.of(MODEL));
         let call = Call {
-            model: MODEL.to_owned(),
+            model: MODEL.into(),
             messages: prompt.messages.clone(),
             newer_names: prompt.newer_names(),
             fields: turn.fields.clone(),
@@ -69,9 +69,9 @@ fn prompt() -> anyhow::Result<Scenario> {
 
 fn answer(name: &'static str, text: &'static str) -> Scenario {
     let told = Told {
-        completion: "chatcmpl-00000000aaaaaaaaaaaaaaaa".to_owned(),
-        agent: "ag_00000000_0000".to_owned(),
-        session: "sess_00000000000000000000".to_owned(),
+        completion: "chatcmpl-00000000aaaaaaaaaaaaaaaa".into(),
+        agent: "ag_00000000_0000".into(),
+        session: "sess_00000000000000000000".into(),
         created: 1_700_000_000,
         money: true,
     };

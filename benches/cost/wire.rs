@@ -92,9 +92,9 @@ fn pass(reads: &[Bytes], form: Form) -> anyhow::Result<(usize, usize)> {
     let log = Log::new(Arc::new(Budget::new(64 * 1024 * 1024)));
     let reader = log.read().ok().context("a new log has a start")?;
     let told = Told {
-        completion: "chatcmpl-00000000aaaaaaaaaaaaaaaa".to_owned(),
-        agent: "ag_00000000_0000".to_owned(),
-        session: "sess_00000000000000000000".to_owned(),
+        completion: "chatcmpl-00000000aaaaaaaaaaaaaaaa".into(),
+        agent: "ag_00000000_0000".into(),
+        session: "sess_00000000000000000000".into(),
         created: 1_700_000_000,
         money: false,
     };

@@ -41,7 +41,7 @@ pub fn hold(caller: usize, price: &Arc<Price>) -> NewHold {
         request: RequestId::random().to_string(),
         idempotency: None,
         step: 1,
-        candidates: vec![Candidate { model: "bench/model".to_owned(), price: price.clone() }],
+        candidates: vec![Candidate { model: "bench/model".into(), price: price.clone() }],
         prompt_max: 1_000,
         n: 1,
         wanted_output: 500,

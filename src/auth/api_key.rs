@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::id::{base62, base62_number};
+use crate::id::{base62, base62_number, is_base62};
 
 /// Characters after the prefix.
 const BODY: usize = 40;
@@ -66,8 +66,7 @@ pub fn check(secret: &str) -> Option<Digest> {
         return None;
     }
     let (front, checksum) = secret.split_at(secret.len() - CHECKSUM);
-    let expected = base62_number(crc32fast::hash(front.as_bytes()).into(), CHECKSUM);
-    (checksum == expected).then(|| digest(secret))
+    is_base62(checksum, crc32fast::hash(front.as_bytes()).into()).then(|| digest(secret))
 }
 
 /// SHA-256 of a secret.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use actix_web::{HttpRequest, web};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -124,15 +124,17 @@ impl Pieces {
 /// # Errors
 /// When its type, its encoding or its length is one that is not taken.
 pub fn check_head(headers: &HeaderMap, limit: usize) -> Result<(), Error> {
-    let text = |name: HeaderName| {
-        let value = headers.get(name)?;
-        Some(value.to_str().unwrap_or("?").trim().to_ascii_lowercase())
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?").trim());
+    let is_json = |kind: &str| {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        let suffix = kind.len().checked_sub(5).and_then(|at| kind.get(at..)).unwrap_or_default();
+        kind.eq_ignore_ascii_case("application/json") || suffix.eq_ignore_ascii_case("+json")
     };
-    let kind = text(CONTENT_TYPE).map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
-    if kind.is_some_and(|kind| kind != "application/json" && !kind.ends_with("+json")) {
+    if text(CONTENT_TYPE).is_some_and(|kind| !is_json(kind)) {
         return Err(Error::UnsupportedMediaType);
     }
-    if text(CONTENT_ENCODING).is_some_and(|encoding| !matches!(&*encoding, "" | "identity")) {
+    let plain = |encoding: &str| encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
+    if text(CONTENT_ENCODING).is_some_and(|encoding| !plain(encoding)) {
         return Err(Error::UnsupportedEncoding);
     }
     if told_length(headers).is_some_and(|length| length > limit) {

@@ -12,7 +12,7 @@ use actix_web::{HttpMessage, ResponseError};
 
 use crate::error::{Error, Invalid};
 use crate::http::error::ApiError;
-use crate::http::{paths, peer};
+use crate::http::{names, paths, peer};
 use crate::id::RequestId;
 use crate::metrics;
 use crate::rate_limit::Status;
@@ -43,8 +43,11 @@ pub async fn trace(
     count(&answer, started);
     let status = answer.request().extensions().get::<Status>().copied().unwrap_or_default();
     let headers = answer.headers_mut();
-    set(headers, "x-request-id", id.as_str());
-    set(headers, "openai-processing-ms", &started.elapsed().as_millis().to_string());
+    set(headers, names::REQUEST_ID, id.as_str());
+    headers.insert(
+        names::PROCESSING_MS,
+        u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).into(),
+    );
     rate_headers(headers, &status);
     if answer.request().path().starts_with("/v2/") || answer.request().path().starts_with("/admin/") {
         // What was said and keys that are shown once are not for caches.
@@ -85,9 +88,11 @@ fn in_one_form(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
 fn log(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) {
     let request = answer.request();
     let (method, path, status) = (request.method(), request.path(), answer.status().as_u16());
-    let header =
-        |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (client_id, retry) = (header("x-client-request-id"), header("x-stainless-retry-count"));
+    if status < 500 && !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (client_id, retry) = (header(names::CLIENT_REQUEST_ID), header(names::RETRY_COUNT));
     let ms = started.elapsed().as_millis();
     let from = peer::client(request).map(tracing::field::display);
     let error = answer.response().error().and_then(|error| error.as_error::<ApiError>());
@@ -126,12 +131,12 @@ fn count(answer: &ServiceResponse<BoxBody>, started: Instant) {
 
 /// Names an answer that no handler gave.
 pub fn name(headers: &mut HeaderMap) {
-    set(headers, "x-request-id", RequestId::random().as_str());
+    set(headers, names::REQUEST_ID, RequestId::random().as_str());
 }
 
-fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
+        headers.insert(name, value);
     }
 }
 
@@ -143,18 +148,18 @@ fn set_unless_there(headers: &mut HeaderMap, name: HeaderName, value: &'static s
 
 fn rate_headers(headers: &mut HeaderMap, status: &Status) {
     if let Some(level) = status.requests {
-        set(headers, "x-ratelimit-limit-requests", &level.limit.to_string());
-        set(headers, "x-ratelimit-remaining-requests", &level.remaining.to_string());
-        set(headers, "x-ratelimit-reset-requests", &span(&level));
-        set(headers, "x-ratelimit-limit", &level.limit.to_string());
-        set(headers, "x-ratelimit-remaining", &level.remaining.to_string());
+        headers.insert(names::LIMIT_REQUESTS, level.limit.into());
+        headers.insert(names::REMAINING_REQUESTS, level.remaining.into());
+        set(headers, names::RESET_REQUESTS, &span(&level));
+        headers.insert(names::LIMIT, level.limit.into());
+        headers.insert(names::REMAINING, level.remaining.into());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        set(headers, "x-ratelimit-reset", &(now + level.reset).as_secs().saturating_add(1).to_string());
+        headers.insert(names::RESET, (now + level.reset).as_secs().saturating_add(1).into());
     }
     if let Some(level) = status.tokens {
-        set(headers, "x-ratelimit-limit-tokens", &level.limit.to_string());
-        set(headers, "x-ratelimit-remaining-tokens", &level.remaining.to_string());
-        set(headers, "x-ratelimit-reset-tokens", &span(&level));
+        headers.insert(names::LIMIT_TOKENS, level.limit.into());
+        headers.insert(names::REMAINING_TOKENS, level.remaining.into());
+        set(headers, names::RESET_TOKENS, &span(&level));
     }
 }
 

@@ -13,6 +13,7 @@ pub mod intake;
 pub mod listener;
 pub mod manage;
 mod metrics;
+mod names;
 mod native;
 mod openai;
 mod openapi;

@@ -38,12 +38,12 @@ pub async fn chat(
         let form = turn.form;
         turn.metadata = metadata;
         turn.idempotency = idempotency(&request, &body)?;
-        let agent = turn.agent.id.to_string();
+        let agent = turn.agent.id.clone();
         let running = rooms.sessions().run(turn, permit).await?;
         let told = Told {
-            completion: running.completion.to_string(),
+            completion: running.completion.clone(),
             agent,
-            session: running.session.to_string(),
+            session: running.session.clone(),
             created: form.created,
             money,
         };
@@ -61,7 +61,11 @@ pub async fn chat(
             total_tokens: ended.usage.total(),
             cost: money.then(|| ended.charged.to_string()),
         };
-        Ok(answer.json(AgentReply { response: ended.content.clone(), session_id: told.session, usage }))
+        Ok(answer.json(AgentReply {
+            response: ended.content.clone(),
+            session_id: told.session.to_string(),
+            usage,
+        }))
     };
     answered.await.map_err(|error: Error| ApiError::told(error, money))
 }

@@ -14,7 +14,7 @@ use crate::credentials::Credentials;
 use crate::error::{Error, Invalid};
 use crate::http::access::{Authenticated, ModelReader, named_agent};
 use crate::http::error::ApiError;
-use crate::http::{HttpSettings, body, sse};
+use crate::http::{HttpSettings, body, names, sse};
 use crate::id::{AgentId, CompletionId, RequestId, SessionName};
 use crate::provider::Routes;
 use crate::rate_limit::Status;
@@ -137,13 +137,13 @@ pub fn into_turn(
     agent: Arc<Agent>,
     chat: ChatRequest,
 ) -> Result<(Turn, Style), Error> {
-    let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
-    let on_disconnect = match header("x-on-disconnect") {
+    let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
+    let on_disconnect = match header(names::ON_DISCONNECT) {
         None | Some("cancel") => OnDisconnect::Cancel,
         Some("continue") => OnDisconnect::Continue,
         Some(_) => return Err(Invalid::value("X-On-Disconnect", "expected cancel or continue").into()),
     };
-    let conflict = match header("x-session-conflict") {
+    let conflict = match header(names::SESSION_CONFLICT) {
         None | Some("queue") => Conflict::Queue,
         Some("reject") => Conflict::Reject,
         Some("interrupt") => Conflict::Interrupt,
@@ -153,7 +153,7 @@ pub fn into_turn(
     };
     let chat = chat.with_defaults(&agent)?;
     let in_header =
-        header("x-session-id").map(|name| chat::session_name(name, "X-Session-Id")).transpose()?;
+        header(names::SESSION_ID).map(|name| chat::session_name(name, "X-Session-Id")).transpose()?;
     if let (Some(header), Some(body)) = (&in_header, &chat.session)
         && header != body
     {
@@ -184,9 +184,9 @@ pub fn into_turn(
         agent,
     };
     let told = Told {
-        completion: turn.completion.to_string(),
-        agent: turn.agent.id.to_string(),
-        session: turn.session.to_string(),
+        completion: turn.completion.clone(),
+        agent: turn.agent.id.clone(),
+        session: turn.session.clone(),
         created,
         money: caller.sees_money(),
     };
@@ -196,14 +196,14 @@ pub fn into_turn(
 
 /// The request's own name, if the client gave one, with a digest of what it asks.
 pub fn idempotency(request: &HttpRequest, body: &[u8]) -> Result<Option<Idempotency>, Error> {
-    let Some(key) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let Some(key) = request.headers().get(names::IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()));
     let expected = format!("expected 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters");
     let key = key.ok_or_else(|| Invalid::value("Idempotency-Key", expected))?.to_owned();
     let mut hasher = blake3::Hasher::new();
     hasher.update(request.path().as_bytes());
     hasher.update(&[0]);
-    hasher.update(request.headers().get("x-session-id").map_or(&b""[..], |name| name.as_bytes()));
+    hasher.update(request.headers().get(names::SESSION_ID).map_or(&b""[..], |name| name.as_bytes()));
     hasher.update(&[0]);
     hasher.update(body);
     Ok(Some(Idempotency { key, fingerprint: hasher.finalize().to_hex().to_string() }))
@@ -211,8 +211,7 @@ pub fn idempotency(request: &HttpRequest, body: &[u8]) -> Result<Option<Idempote
 
 async fn respond(request: &HttpRequest, running: Running, mut style: Style) -> Result<HttpResponse, Error> {
     // An answer that is given again has the ids it had.
-    style.told.completion = running.completion.to_string();
-    style.told.session = running.session.to_string();
+    (style.told.completion, style.told.session) = (running.completion.clone(), running.session.clone());
     let mut answer = HttpResponse::Ok();
     chat_headers(request, &running, &mut answer);
     if style.stream {
@@ -247,27 +246,27 @@ pub fn chat_headers(request: &HttpRequest, running: &Running, answer: &mut HttpR
         status.tokens = Some(tokens);
         request.extensions_mut().insert(status);
     }
-    let mut set = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            answer.insert_header((HeaderName::from_static(name), value));
+    let mut set = |name: HeaderName, value: Result<HeaderValue, _>| {
+        if let Ok(value) = value {
+            answer.insert_header((name, value));
         }
     };
-    set("x-completion-id", running.completion.to_string());
-    set("x-session-id", running.session.to_string());
+    set(names::COMPLETION_ID, HeaderValue::from_str(running.completion.as_str()));
+    set(names::SESSION_ID, HeaderValue::from_str(running.session.as_str()));
     if let Some(served) = &running.served {
-        set("x-served-model", served.clone());
+        set(names::SERVED_MODEL, HeaderValue::from_str(served));
     }
     if running.replayed {
-        set("idempotent-replayed", "true".to_owned());
+        set(names::IDEMPOTENT_REPLAYED, Ok(HeaderValue::from_static("true")));
     }
     if running.matched > 0 {
-        set("x-history-matched", running.matched.to_string());
+        set(names::HISTORY_MATCHED, Ok(running.matched.into()));
     }
     if running.dropped > 0 {
-        set("x-context-dropped", running.dropped.to_string());
+        set(names::CONTEXT_DROPPED, Ok(running.dropped.into()));
     }
     if let Some(bound) = running.max_output {
-        set("x-max-completion-tokens", bound.to_string());
+        set(names::MAX_COMPLETION_TOKENS, Ok(bound.into()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! A turn by its completion's id: taking up its stream, and ending it.
 
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::auth::caller::Caller;
@@ -8,6 +8,7 @@ use crate::auth::keyring::Keyring;
 use crate::error::{Error, Invalid};
 use crate::http::access::{Listener, bearer};
 use crate::http::error::ApiError;
+use crate::http::names;
 use crate::http::query::Query;
 use crate::http::sse::{self, ReadWith};
 use crate::id::CompletionId;
@@ -44,17 +45,12 @@ pub async fn resume(
     })?;
     let TurnInfo { completion, session, agent, key, mut form, .. } = found.info;
     form.dialect = dialect.unwrap_or(form.dialect);
-    let told = Told {
-        completion: completion.to_string(),
-        agent: agent.to_string(),
-        session: session.to_string(),
-        created: form.created,
-        money: caller.sees_money(),
-    };
+    let told = Told { completion, agent, session, created: form.created, money: caller.sees_money() };
     let mut answer = HttpResponse::Ok();
-    for (name, value) in [("x-completion-id", &told.completion), ("x-session-id", &told.session)] {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            answer.insert_header((HeaderName::from_static(name), value));
+    let ids = [(names::COMPLETION_ID, told.completion.as_str()), (names::SESSION_ID, told.session.as_str())];
+    for (name, id) in ids {
+        if let Ok(value) = HeaderValue::from_str(id) {
+            answer.insert_header((name, value));
         }
     }
     let key = if caller.key == key {

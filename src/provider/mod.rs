@@ -214,7 +214,7 @@ impl Timeouts {
 /// One call.
 pub struct Call {
     /// The provider's name of the model.
-    pub model: String,
+    pub model: Arc<str>,
     /// The whole prompt.
     pub messages: Rc<Transcript>,
     /// Whether some of it may be by roles that only newer models know.

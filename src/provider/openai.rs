@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -188,7 +188,7 @@ pub fn check_price(fields: &Fields) -> Result<(), Invalid> {
 fn events(
     body: Body,
     secrets: Secrets,
-    model: String,
+    model: Arc<str>,
 ) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>> {
     let start = Some((body, secrets, model));
     stream::unfold(start, |reading| async move {
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn the_client_s_fields_pass_through_and_ours_are_set() {
         let call = Call {
-            model: "real".to_owned(),
+            model: "real".into(),
             messages: Rc::new([Raw::trusted("{\"role\":\"user\",\"content\":\"hi\"}")].into_iter().collect()),
             fields: fields(r#"{"top_k":1.50,"max_tokens":7,"stream_options":{"include_obfuscation":false}}"#),
             newer_names: false,

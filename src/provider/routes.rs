@@ -33,13 +33,13 @@ pub struct Policy {
 pub struct Route {
     pub(super) target: Target,
     /// The provider's name of the model.
-    pub model: String,
+    pub model: Arc<str>,
     /// The model as usage is told by it.
-    pub counted_as: String,
+    pub counted_as: Arc<str>,
     /// The provider and its model, for people.
-    pub shown: String,
+    pub shown: Arc<str>,
     /// The names under which its price may stand, the most exact first.
-    pub priced_as: Vec<String>,
+    pub priced_as: Vec<Arc<str>>,
 }
 
 /// Whose provider, and whose key.
@@ -143,8 +143,8 @@ impl Routes {
         if replaceable && let Some(own) = own.iter().find(|own| own.name == name && own.base_url.is_none()) {
             return route_of_tenant(Some(at), own, model);
         }
-        let shown = format!("{name}/{model}");
-        let mut priced_as = vec![shown.clone(), model.to_owned()];
+        let (shown, bare): (Arc<str>, Arc<str>) = (format!("{name}/{model}").into(), model.into());
+        let mut priced_as = vec![shown.clone(), bare.clone()];
         // A model may have a name that reads like that of a price for something else.
         let first = model.split_once('/').map(|(first, _)| first);
         if first.is_some_and(|first| {
@@ -152,13 +152,7 @@ impl Routes {
         }) {
             priced_as.truncate(1);
         }
-        Route {
-            target: Target::Operator(at),
-            model: model.to_owned(),
-            counted_as: model.to_owned(),
-            priced_as,
-            shown,
-        }
+        Route { target: Target::Operator(at), model: bare.clone(), counted_as: bare, priced_as, shown }
     }
 
     /// Routes of one model in the order in which to ask them now.
@@ -279,13 +273,13 @@ impl Routes {
 
 fn route_of_tenant(at: Option<usize>, own: &Arc<Own>, model: &str) -> Route {
     let shown = format!("{}/{model}", own.name);
-    let exact = format!("{OWN}/{shown}");
+    let exact: Arc<str> = format!("{OWN}/{shown}").into();
     Route {
         target: Target::Own { at, own: own.clone() },
-        model: model.to_owned(),
+        model: model.into(),
         counted_as: exact.clone(),
-        shown,
-        priced_as: vec![exact, format!("{OWN}/{model}"), format!("{OWN}/*")],
+        shown: shown.into(),
+        priced_as: vec![exact, format!("{OWN}/{model}").into(), format!("{OWN}/*").into()],
     }
 }
 
@@ -331,7 +325,11 @@ mod tests {
     }
 
     fn shown(model: &str, own: &[Arc<Own>]) -> Vec<String> {
-        routes().all(model, own).into_iter().map(|route| route.shown).collect()
+        routes().all(model, own).into_iter().map(|route| route.shown.to_string()).collect()
+    }
+
+    fn priced(route: &Route) -> Vec<String> {
+        route.priced_as.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -348,7 +346,7 @@ mod tests {
     fn a_tenant_s_key_takes_the_place_of_the_operator_s() {
         let mine = [own("b", None), own("mine", Some("https://example.com/v1"))];
         let found = routes().all("huge", &mine);
-        assert_eq!(found[0].priced_as, ["own/b/huge", "own/huge", "own/*"]);
+        assert_eq!(priced(&found[0]), ["own/b/huge", "own/huge", "own/*"]);
         assert!(found[0].own().is_some() && found[1].own().is_none());
         assert_eq!(shown("mine/model", &mine), ["mine/model"]);
         assert_eq!(shown("mine/model", &[]), ["a/mine/model"], "another tenant's name means nothing");
@@ -356,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_model_whose_name_reads_like_another_price_has_its_whole_name_alone() {
-        let priced = |model: &str| routes().all(model, &[])[0].priced_as.clone();
+        let priced = |model: &str| priced(&routes().all(model, &[])[0]);
         assert_eq!(priced("small"), ["a/small", "small"]);
         assert_eq!(priced("own/*"), ["a/own/*"]);
         assert_eq!(priced("b/own/*"), ["b/own/*"]);

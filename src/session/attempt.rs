@@ -99,7 +99,7 @@ pub struct Asked {
     pub ticket: Ticket,
     pub meter: metrics::Call,
     /// The provider and its model.
-    pub shown: String,
+    pub shown: Arc<str>,
     /// Those whose clients have left and that are read on, where this provider's calls are.
     pub drains: Option<Arc<Gauge>>,
     /// The bound of each answer that it was given.

@@ -247,7 +247,7 @@ pub struct Running {
     /// The bound of the answer, where neither the client nor the agent named one.
     pub max_output: Option<u64>,
     /// Who serves it, where the caller may know.
-    pub served: Option<String>,
+    pub served: Option<Arc<str>>,
     /// Whether this is an answer that was given before.
     pub replayed: bool,
     /// What the rate headers tell of tokens.

@@ -180,7 +180,7 @@ fn kept(
     turn: &Turn,
     first: &First,
     prompt: &Prompt,
-    served: String,
+    served: Arc<str>,
     (ttft, started): (Duration, Instant),
 ) -> String {
     let raw = |raw: &Raw| RawValue::from_string(raw.text().into_owned()).ok();
@@ -191,7 +191,7 @@ fn kept(
         session: turn.session.to_string(),
         matched: prompt.matched,
         dropped: prompt.dropped,
-        served: Some(served),
+        served: Some(served.to_string()),
         body: body.as_ref().and_then(raw).unwrap_or_default(),
         usage: first.reply.usage_raw().and_then(raw),
         finish_reason: first.reply.finish_reason().map(str::to_owned),

@@ -111,7 +111,7 @@ fn again(answered: &Answered, turns: &Turns, turn: &Turn) -> Result<Running, Err
         matched: kept.matched,
         dropped: kept.dropped,
         max_output: None,
-        served: kept.served.filter(|_| account_key),
+        served: kept.served.filter(|_| account_key).map(Into::into),
         replayed: true,
         tokens: Status::default(),
         events: events.ok_or_else(|| Error::Internal("a new log has no start".to_owned()))?,

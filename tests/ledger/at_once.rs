@@ -194,7 +194,7 @@ impl World {
 
     fn candidate(&mut self) -> Candidate {
         let row = self.random.pick(&self.prices).expect("a price");
-        Candidate { model: row.model.clone(), price: Arc::new(store_price(row)) }
+        Candidate { model: row.model.as_str().into(), price: Arc::new(store_price(row)) }
     }
 
     fn settlement(&mut self, new: &NewHold, unnamed: bool) -> Settlement {
@@ -204,7 +204,7 @@ impl World {
                 true => self.random.pick(&new.candidates).expect("a candidate").clone(),
                 false => self.candidate(),
             };
-            Served { by: format!("p/{}", one.model), model: one.model, price: one.price.id.clone() }
+            Served { by: format!("p/{}", one.model).into(), model: one.model, price: one.price.id.clone() }
         });
         Settlement {
             usage: Usage { prompt, cached: self.random.below(prompt + 1), output: self.random.below(9_000) },

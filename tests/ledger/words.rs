@@ -61,12 +61,16 @@ pub fn new_hold(wish: &Reserve, now: i64, own_epoch: i64) -> NewHold {
 }
 
 fn candidate(row: &Price) -> Candidate {
-    Candidate { model: row.model.clone(), price: Arc::new(store_price(row)) }
+    Candidate { model: row.model.as_str().into(), price: Arc::new(store_price(row)) }
 }
 
 /// Who serves a call at the price of that row, by the names that the row itself has.
 pub fn served(row: &Price) -> Served {
-    Served { by: format!("p/{}", row.model), model: row.model.clone(), price: row.id.as_str().into() }
+    Served {
+        by: format!("p/{}", row.model).into(),
+        model: row.model.as_str().into(),
+        price: row.id.as_str().into(),
+    }
 }
 
 pub fn settlement(end: &Settle) -> Settlement {

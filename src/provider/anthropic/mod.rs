@@ -13,6 +13,7 @@ mod tools;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{LocalBoxStream, StreamExt, unfold};
@@ -99,7 +100,7 @@ fn malformed(cause: &str) -> UpstreamFailure {
 struct Reading {
     endpoint: Rc<Endpoint>,
     body: Body,
-    model: String,
+    model: Arc<str>,
     translator: Translator,
     ready: VecDeque<Event>,
 }
@@ -108,7 +109,7 @@ struct Reading {
 fn events(
     endpoint: Rc<Endpoint>,
     body: Body,
-    model: String,
+    model: Arc<str>,
 ) -> LocalBoxStream<'static, Result<Event, UpstreamFailure>> {
     let start = Reading { endpoint, body, model, translator: Translator::default(), ready: VecDeque::new() };
     unfold(Some(start), |reading| async move {

@@ -48,7 +48,7 @@ pub fn body(call: &Call) -> Result<Bytes, Invalid> {
     let budget = thinking(&options, &conversation, call.max_output);
     let size = call.messages.size() + 64 * messages.len();
     let mut body = ObjectWriter::with_capacity(size + 1_024);
-    body.value("model", &call.model);
+    body.string("model", &call.model);
     body.value("max_tokens", &call.max_output);
     if !conversation.system.is_empty() {
         body.value("system", &conversation.system);
@@ -95,7 +95,7 @@ mod tests {
 
     fn call(messages: Value, fields: Value) -> Call {
         Call {
-            model: "real".to_owned(),
+            model: "real".into(),
             messages: Rc::new(messages.as_array().expect("a list").iter().map(Raw::of).collect()),
             newer_names: false,
             fields: Fields::parse(Raw::of(&fields).bytes()).expect("an object"),

@@ -36,7 +36,7 @@ pub fn charge_at_once(
             Some(at) => at,
             None => {
                 of_another = price::find(conn, served.price.as_str())?;
-                (served.model.as_str(), &of_another)
+                (&*served.model, &of_another)
             }
         },
     };

@@ -5,6 +5,8 @@ mod memory;
 mod reserve;
 mod settle;
 
+use std::sync::Arc;
+
 use diesel::prelude::*;
 
 use crate::billing::money::Nanos;
@@ -26,9 +28,9 @@ pub use settle::{Closed, Settlement, settle, settle_reserved};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     /// The provider and its model, for people.
-    pub by: String,
+    pub by: Arc<str>,
     /// The model, as usage is told by it.
-    pub model: String,
+    pub model: Arc<str>,
     /// The row of the price list.
     pub price: PriceId,
 }
@@ -65,7 +67,8 @@ impl HoldRow {
     /// Who served the call, as far as it was noted.
     fn served(&self) -> Option<Served> {
         let price = self.served_price_id.as_deref()?.into();
-        Some(Served { by: self.served_by.clone()?, model: self.served_model.clone()?, price })
+        let by = self.served_by.as_deref()?.into();
+        Some(Served { by, model: self.served_model.as_deref()?.into(), price })
     }
 }
 
@@ -161,8 +164,8 @@ pub fn recover(conn: &mut SqliteConnection, now: EpochMs) -> Result<Recovered, W
 /// The columns that say who serves a call.
 fn columns(served: Option<&Served>) -> [Value<'_>; 3] {
     [
-        MaybeText(served.map(|served| served.by.as_str())),
-        MaybeText(served.map(|served| served.model.as_str())),
+        MaybeText(served.map(|served| &*served.by)),
+        MaybeText(served.map(|served| &*served.model)),
         MaybeText(served.map(|served| served.price.as_str())),
     ]
 }

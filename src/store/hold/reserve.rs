@@ -90,7 +90,7 @@ impl NewHold {
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// The model, as usage is told by it.
-    pub model: String,
+    pub model: Arc<str>,
     /// The row that is in force now.
     pub price: Arc<Price>,
 }

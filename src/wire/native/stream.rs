@@ -96,7 +96,7 @@ pub fn ended(told: &Told, ended: &Ended, tail: &[Bytes], deltas: &mut DeltaWrite
         metrics["cost"] = ended.charged.to_string().into();
         metrics["balance"] = ended.balance.to_string().into();
     }
-    let done = json!({"type": "done", "session_id": told.session, "metrics": metrics});
+    let done = json!({"type": "done", "session_id": told.session.as_str(), "metrics": metrics});
     out.last(Raw::of(&done).bytes());
 }
 

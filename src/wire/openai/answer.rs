@@ -21,18 +21,18 @@ pub fn whole(told: &Told, ended: &Ended) -> Option<Bytes> {
         return Some(spliced.into());
     }
     let mut fields = Fields::parse(answer).ok()?;
-    fields.set("id", Raw::of(&told.completion));
+    fields.set("id", Raw::of(told.completion.as_str()));
     fields.set("object", Raw::of("chat.completion"));
     if fields.get("created").and_then(created).is_none() {
         fields.set("created", Raw::of(&told.created));
     }
-    fields.set("model", Raw::of(&told.agent));
+    fields.set("model", Raw::of(told.agent.as_str()));
     if let Some(choices) = fields.get("choices").and_then(with_required_keys) {
         fields.set("choices", choices);
     }
     fields.set("usage", usage(told, ended));
-    fields.set("agent_id", Raw::of(&told.agent));
-    fields.set("session_id", Raw::of(&told.session));
+    fields.set("agent_id", Raw::of(told.agent.as_str()));
+    fields.set("session_id", Raw::of(told.session.as_str()));
     fields.set("content", ended.content.as_deref().map_or_else(|| Raw::of(&Value::Null), Raw::of));
     Some(fields.to_raw().bytes().clone())
 }
@@ -142,12 +142,12 @@ fn ours(
     out: &mut ObjectWriter,
 ) -> Option<()> {
     match name {
-        "id" => out.string(name, &told.completion),
+        "id" => out.string(name, told.completion.as_str()),
         "object" => out.string(name, "chat.completion"),
         "created" => out.value(name, &told.created),
-        "model" | "agent_id" => out.string(name, &told.agent),
+        "model" | "agent_id" => out.string(name, told.agent.as_str()),
         "usage" => return spliced_usage(told, ended, Some(parts), out.name(name).out()),
-        "session_id" => out.string(name, &told.session),
+        "session_id" => out.string(name, told.session.as_str()),
         _ => match &ended.content {
             Some(text) => out.string(name, text),
             None => out.field(name, b"null"),

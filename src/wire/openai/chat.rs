@@ -8,7 +8,7 @@ use crate::conversation::agent::Agent;
 use crate::conversation::message::{Message, Seen};
 use crate::conversation::turn::Dialect;
 use crate::error::{Error, Invalid};
-use crate::id::SessionName;
+use crate::id::{AgentId, CompletionId, SessionName};
 use crate::json::{Fields, Raw, Scan};
 
 /// The most messages of one request.
@@ -236,11 +236,11 @@ fn check_numbers(fields: &Fields) -> Result<(), Invalid> {
 #[derive(Clone, Debug)]
 pub struct Told {
     /// The completion's id.
-    pub completion: String,
+    pub completion: CompletionId,
     /// The agent, which is the model to clients.
-    pub agent: String,
+    pub agent: AgentId,
     /// The session.
-    pub session: String,
+    pub session: SessionName,
     /// When, in Unix seconds, where the provider does not tell.
     pub created: i64,
     /// Whether the key may see money.

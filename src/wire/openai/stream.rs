@@ -78,7 +78,7 @@ fn write(
 ) {
     let has = |name: &str| fields.iter().any(|(own, _)| own == name);
     let mut writer = ObjectWriter::into(out);
-    writer.value("id", &told.completion);
+    writer.string("id", told.completion.as_str());
     if !has("object") {
         writer.value("object", "chat.completion.chunk");
     }
@@ -86,12 +86,12 @@ fn write(
         writer.value("created", &told.created);
     }
     if !has("model") {
-        writer.value("model", &told.agent);
+        writer.string("model", told.agent.as_str());
     }
     for (name, value) in fields {
         match &**name {
             "id" | "usage" => {}
-            "model" => writer.value("model", &told.agent),
+            "model" => writer.string("model", told.agent.as_str()),
             name => writer.slice(name, value, chunk),
         }
     }
@@ -99,7 +99,7 @@ fn write(
         writer.field("usage", usage.bytes());
     }
     if first {
-        writer.value("session_id", &told.session);
+        writer.string("session_id", told.session.as_str());
     }
     writer.close();
 }
@@ -111,9 +111,9 @@ mod tests {
 
     fn writer(include_usage: bool) -> ChunkWriter {
         let told = Told {
-            completion: "chatcmpl-1".to_owned(),
-            agent: "ag_1".to_owned(),
-            session: "sess_1".to_owned(),
+            completion: "chatcmpl-1".into(),
+            agent: "ag_1".into(),
+            session: "sess_1".into(),
             created: 7,
             money: false,
         };

@@ -111,9 +111,9 @@ fn stream(seed: u64) -> Vec<Bytes> {
 
 fn told() -> Told {
     Told {
-        completion: "chatcmpl-1".to_owned(),
-        agent: "ag_1".to_owned(),
-        session: "sess_1".to_owned(),
+        completion: "chatcmpl-1".into(),
+        agent: "ag_1".into(),
+        session: "sess_1".into(),
         created: 9,
         money: false,
     }

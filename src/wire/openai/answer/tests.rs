@@ -131,9 +131,9 @@ fn ended(whole: &Bytes, reply: Option<&Reply>, usage_raw: Option<Raw>) -> Ended 
 
 fn told(money: bool) -> Told {
     Told {
-        completion: "chatcmpl-1".to_owned(),
-        agent: "ag_1".to_owned(),
-        session: "a \"session\"".to_owned(),
+        completion: "chatcmpl-1".into(),
+        agent: "ag_1".into(),
+        session: "a \"session\"".into(),
         created: 9,
         money,
     }
