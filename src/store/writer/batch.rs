@@ -29,14 +29,17 @@ pub enum Failed {
 /// without any first, and made again with one for each piece when one of them has to be undone.
 ///
 /// `epoch` is the run of the server that has to be the newest, or 0. `changes` counts attempts that came to nothing.
+/// `late` is asked, by how many there are, for what came while the batch was made, until nothing did: that is committed
+/// along and spares a commit.
 pub fn commit(
     conn: &mut SqliteConnection,
     watch: &Watch,
     (epoch, changes): (i64, &AtomicU64),
-    batch: &mut [Entry],
+    batch: &mut Vec<Entry>,
+    late: impl Fn(usize) -> Vec<Entry>,
 ) -> Result<Duration, Failed> {
     let mut attempt = |guard| {
-        let done = attempt(conn, watch, epoch, batch, guard);
+        let done = attempt(conn, watch, epoch, (batch, &late), guard);
         if done.is_err() {
             changes.fetch_add(1, Relaxed);
         }
@@ -52,7 +55,7 @@ fn attempt(
     conn: &mut SqliteConnection,
     watch: &Watch,
     epoch: i64,
-    batch: &mut [Entry],
+    batch: (&mut Vec<Entry>, &impl Fn(usize) -> Vec<Entry>),
     guard: Guard,
 ) -> Result<Duration, Failed> {
     // What was seen earlier, by a checkpoint say, is not about this batch.
@@ -75,7 +78,7 @@ fn run(
     conn: &mut SqliteConnection,
     watch: &Watch,
     epoch: i64,
-    batch: &mut [Entry],
+    (batch, late): (&mut Vec<Entry>, &impl Fn(usize) -> Vec<Entry>),
     guard: Guard,
 ) -> Result<(), Failed> {
     let unable = |cause| Failed::Batch(Told::of(&cause).unwrap_or(Told::new(Fault::Undone, cause)));
@@ -88,7 +91,12 @@ fn run(
             return Err(Failed::Batch(Told::new(Fault::Broken, cause)));
         }
     }
-    for (at, entry) in batch.iter_mut().enumerate() {
+    let mut at = 0;
+    loop {
+        if at == batch.len() {
+            batch.append(&mut late(at));
+        }
+        let Some(entry) = batch.get_mut(at) else { break };
         let ran = catch_unwind(AssertUnwindSafe(|| entry.work.run(conn, guard)));
         let Ok(ran) = ran else { return Err(Failed::Piece(at, "a write panicked")) };
         // A failed piece is undone to its savepoint and keeps its own answer, unless the fault concerns all.
@@ -108,6 +116,7 @@ fn run(
             // Without a fault to blame, the piece did that itself; the next would run outside.
             return Err(Failed::Piece(at, "a write ended the transaction it ran in"));
         }
+        at += 1;
     }
     Ok(())
 }

@@ -61,12 +61,19 @@ impl<T> Turns<T> {
     }
 }
 
+/// New work that nobody waited for when it came.
+struct Patient {
+    open: Entry,
+    /// Whether a batch has passed it over.
+    passed: bool,
+}
+
 #[derive(Default)]
 struct Queue {
     closes: VecDeque<Entry>,
     opens: Turns<Entry>,
-    /// New work, by account, that has been passed over by no batch yet and [may be](Entry::patience).
-    patient: HashMap<Arc<str>, Vec<Entry>>,
+    /// New work, by account, that [may be](Entry::patience) passed over by one batch.
+    patient: HashMap<Arc<str>, Vec<Patient>>,
     stopping: Option<Instant>,
     ended: bool,
     /// Whether the thread waits for work. To wake one that does not would be a system call for nothing.
@@ -83,38 +90,51 @@ impl Queue {
     /// not go before it, since it could take the money that the patient work was promised.
     fn open(&mut self, account: &str, open: Entry) {
         if !open.is_patient() {
-            let before = self.patient.remove(account).unwrap_or_default();
-            before.into_iter().chain([open]).for_each(|open| self.opens.push(account, open));
-        } else if let Some(own) = self.patient.get_mut(account) {
-            own.push(open);
-        } else {
-            self.patient.insert(account.into(), vec![open]);
+            let before = self.patient.remove(account).unwrap_or_default().into_iter().map(|own| own.open);
+            before.chain([open]).for_each(|open| self.opens.push(account, open));
+            return;
+        }
+        let own = Patient { open, passed: false };
+        match self.patient.get_mut(account) {
+            Some(others) => others.push(own),
+            None => drop(self.patient.insert(account.into(), vec![own])),
         }
     }
 
     /// Takes up to `most` pieces, what closes first. Patient work is left for the next batch if there is anything else.
     fn take(&mut self, most: usize) -> Vec<Entry> {
-        let mut later = Vec::new();
-        for (account, opens) in self.patient.drain() {
-            for open in opens {
-                match open.is_patient() {
-                    true => later.push((account.clone(), open)),
-                    false => self.opens.push(&account, open),
-                }
-            }
-        }
+        self.end_patience(|own| own.passed);
         if self.closes.is_empty() && self.opens.len() == 0 {
-            later.drain(..).for_each(|(account, open)| self.opens.push(&account, open));
+            self.end_patience(|_| true);
         }
+        self.patient.values_mut().flatten().for_each(|own| own.passed = true);
+        self.take_awaited(most)
+    }
+
+    /// Takes up to `most` pieces more for a batch that is being made: that is no batch that passes anything over.
+    fn take_late(&mut self, most: usize) -> Vec<Entry> {
+        self.end_patience(|_| false);
+        self.take_awaited(most)
+    }
+
+    /// Puts patient work among the rest for which somebody waits by now, or that is `due`.
+    fn end_patience(&mut self, due: impl Fn(&Patient) -> bool) {
+        for (account, own) in &mut self.patient {
+            let ended = own.extract_if(.., |own| due(own) || !own.open.is_patient());
+            ended.for_each(|own| self.opens.push(account, own.open));
+        }
+        self.patient.retain(|_, own| !own.is_empty());
+    }
+
+    fn take_awaited(&mut self, most: usize) -> Vec<Entry> {
         let closes = self.closes.len().min(most);
-        let mut batch: Vec<_> = self.closes.drain(..closes).collect();
-        while batch.len() < most
+        let mut taken: Vec<_> = self.closes.drain(..closes).collect();
+        while taken.len() < most
             && let Some(open) = self.opens.pop()
         {
-            batch.push(open);
+            taken.push(open);
         }
-        later.into_iter().for_each(|(account, open)| self.opens.push(&account, open));
-        batch
+        taken
     }
 }
 
@@ -171,6 +191,11 @@ impl Shared {
         Some(queue.take(most))
     }
 
+    /// Takes up to `most` pieces that came since a batch was taken, to be committed with it.
+    pub fn late(&self, most: usize) -> Vec<Entry> {
+        self.lock().take_late(most)
+    }
+
     /// Puts closes back to where they were taken from.
     pub fn put_back(&self, closes: Vec<Entry>) {
         let mut queue = self.lock();
@@ -182,7 +207,7 @@ impl Shared {
     /// Takes all new work that waits.
     pub fn take_opens(&self) -> Vec<Entry> {
         let mut queue = self.lock();
-        let patient = std::mem::take(&mut queue.patient).into_values().flatten();
+        let patient = std::mem::take(&mut queue.patient).into_values().flatten().map(|own| own.open);
         std::iter::from_fn(|| queue.opens.pop()).chain(patient).collect()
     }
 
@@ -250,6 +275,24 @@ mod tests {
         assert_eq!((queue.take(10).len(), queue.opening()), (1, 1));
         queue.open("b", open(None));
         assert_eq!((queue.take(10).len(), queue.opening()), (2, 0));
+    }
+
+    #[test]
+    fn latecomers_for_whom_somebody_waits_come_along_and_patient_ones_stay() {
+        let mut queue = Queue::default();
+        let open = |patience| Entry { lane: Lane::Open, patience, work: Box::new(Nothing) };
+        let (one, other) = (Patience::default(), Patience::default());
+        queue.open("a", open(Some(one.clone())));
+        queue.open("b", open(Some(other.clone())));
+        queue.open("c", open(None));
+        assert_eq!((queue.take(10).len(), queue.opening()), (1, 2), "both are passed over");
+        assert_eq!(queue.take_late(10).len(), 0, "nobody waits for them");
+        one.end();
+        queue.closes.push_back(Entry { lane: Lane::Close, ..open(None) });
+        queue.open("d", open(None));
+        queue.open("e", open(None));
+        assert_eq!((queue.take_late(3).len(), queue.opening()), (3, 2), "there is room for three");
+        assert_eq!((queue.take(10).len(), queue.opening()), (2, 0), "it was passed over once");
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Thread {
             self.refuse(opens, "the disk is full");
             batch = closes;
         }
-        match self.commit(&mut batch) {
+        match self.commit(&mut batch, room.is_there()) {
             Ok(()) => {
                 crate::failpoint::committed();
                 self.succeed(batch);
@@ -124,12 +124,15 @@ impl Thread {
         }
     }
 
-    /// Commits the batch, without those of its pieces that panic. They are refused, and the rest is made again:
-    /// which piece it was is known, so that the others need not be tried one by one, at an fsync each.
-    fn commit(&mut self, batch: &mut Vec<Entry>) -> Result<(), Told> {
+    /// Commits the batch, with what comes meanwhile if there is room, and without those of its pieces that panic. They
+    /// are refused, and the rest is made again: which piece it was is known, so that the others need not be tried one by
+    /// one, at an fsync each.
+    fn commit(&mut self, batch: &mut Vec<Entry>, room: bool) -> Result<(), Told> {
+        let (shared, most) = (self.shared.clone(), if room { self.most } else { 0 });
+        let late = |have: usize| shared.late(most.saturating_sub(have));
         while !batch.is_empty() {
             let run = (self.shared.epoch.load(Relaxed), &*self.shared.changes);
-            match batch::commit(&mut self.conn, &self.watch, run, batch) {
+            match batch::commit(&mut self.conn, &self.watch, run, batch, late) {
                 Ok(took) => {
                     self.count(batch.len(), took);
                     break;
