@@ -3,7 +3,6 @@
 //! What passes through is not parsed further than needed: an object is an ordered list of names and raw
 //! values, so unknown fields reach the other side untouched.
 
-pub mod pieces;
 #[cfg(test)]
 pub mod random;
 mod scan;

@@ -5,8 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::json::pieces::{PiecesMut, SHARED};
-use crate::json::{Raw, Sink};
+use crate::json::Raw;
 
 /// Messages in order, as JSON. What never changes of a conversation is joined once and not again for each turn.
 #[derive(Clone, Debug, Default)]
@@ -52,28 +51,27 @@ impl Transcript {
 
     /// How long the list is about, in bytes.
     pub fn size(&self) -> usize {
-        self.sizes().sum()
-    }
-
-    /// What of it is copied when it is written.
-    pub fn copied_size(&self) -> usize {
-        self.sizes().filter(|size| *size <= SHARED).sum()
-    }
-
-    fn sizes(&self) -> impl Iterator<Item = usize> {
-        self.pieces.iter().map(|piece| piece.text.bytes().len() + 1)
+        self.pieces.iter().map(|piece| piece.text.bytes().len() + 1).sum()
     }
 
     /// Writes the messages behind each other, with a comma between each.
-    pub fn write(&self, out: &mut PiecesMut) {
-        write_list(out, self.pieces.iter().map(|piece| &piece.text));
+    pub fn write(&self, out: &mut Vec<u8>) {
+        for (at, piece) in self.pieces.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(piece.text.bytes());
+        }
     }
 
     /// The same of what `tell` makes of each message.
-    pub fn write_each(&self, out: &mut PiecesMut, tell: impl for<'a> Fn(&'a Raw) -> Cow<'a, Raw>) {
-        let messages = self.messages();
-        let told: Vec<_> = messages.iter().map(tell).collect();
-        write_list(out, told.iter().map(AsRef::as_ref));
+    pub fn write_each(&self, out: &mut Vec<u8>, tell: impl for<'a> Fn(&'a Raw) -> Cow<'a, Raw>) {
+        for (at, message) in self.messages().iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(tell(message).bytes());
+        }
     }
 
     /// Each message alone, for providers that do not get them as they are.
@@ -94,15 +92,6 @@ impl FromIterator<Raw> for Transcript {
         let mut all = Self::default();
         messages.into_iter().for_each(|message| all.push(message));
         all
-    }
-}
-
-fn write_list<'a>(out: &mut PiecesMut, texts: impl Iterator<Item = &'a Raw>) {
-    for (at, text) in texts.enumerate() {
-        if at > 0 {
-            out.byte(b',');
-        }
-        out.share(text.bytes());
     }
 }
 
@@ -133,15 +122,12 @@ pub fn join<'a>(messages: impl ExactSizeIterator<Item = &'a Raw> + Clone) -> (Ra
 
 #[cfg(test)]
 mod tests {
-    use bytes::Buf;
-
     use super::*;
 
     fn written(transcript: &Transcript) -> String {
-        let mut out = PiecesMut::default();
+        let mut out = Vec::new();
         transcript.write(&mut out);
-        let mut out = out.finish();
-        String::from_utf8(out.copy_to_bytes(out.remaining()).to_vec()).expect("text")
+        String::from_utf8(out).expect("text")
     }
 
     #[test]

@@ -9,7 +9,6 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
 use crate::error::{UpstreamFailure, UpstreamKind};
-use crate::json::pieces::Pieces;
 use crate::outbound::Reach;
 use crate::provider::Timeouts;
 use crate::provider::client::{Answer, Broken, Client, Post, Target, Unanswered};
@@ -94,7 +93,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// When there is no answer, or a refusal.
-    pub async fn post(&self, body: Pieces, stream: bool, model: &str) -> Result<Body, UpstreamFailure> {
+    pub async fn post(&self, body: Bytes, stream: bool, model: &str) -> Result<Body, UpstreamFailure> {
         let wait = if stream { self.timeouts.first_byte } else { self.timeouts.total };
         let mut answer = match timeout(wait, self.send(body)).await {
             Ok(answered) => answered.map_err(unanswered)?,
@@ -115,7 +114,7 @@ impl Endpoint {
         Err(refusal.failure(&self.secrets, model))
     }
 
-    async fn send(&self, body: Pieces) -> Result<Answer, Unanswered> {
+    async fn send(&self, body: Bytes) -> Result<Answer, Unanswered> {
         let target = self.target.as_ref().ok_or(Unanswered::Unsendable("its URL is none"))?;
         let begun = match self.begun.get() {
             Some(begun) => begun,

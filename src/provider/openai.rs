@@ -11,8 +11,7 @@ use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
-use crate::json::pieces::{Pieces, PiecesMut};
-use crate::json::{Fields, ObjectWriter, Raw, Sink};
+use crate::json::{Fields, ObjectWriter, Raw};
 use crate::provider::http::{Body, Endpoint};
 use crate::provider::refusal::Secrets;
 use crate::provider::{Answer, Call, Event, OutputField, Provider, Timeouts};
@@ -114,17 +113,17 @@ fn error_in(body: &Bytes) -> Option<Raw> {
 }
 
 /// The request as the provider gets it: the client's fields in their order, ours in their place.
-pub fn request_body(call: Call, output_field: OutputField) -> Pieces {
-    let mut body = ObjectWriter::into(PiecesMut::with_capacity(call.messages.copied_size() + 1_024));
+pub fn request_body(call: Call, output_field: OutputField) -> Bytes {
+    let mut body = ObjectWriter::with_capacity(call.messages.size() + 1_024);
     body.string("model", &call.model);
     let translated = call.newer_names && output_field == OutputField::MaxTokens;
     let list = body.name("messages").out();
-    list.byte(b'[');
+    list.push(b'[');
     match translated {
         false => call.messages.write(list),
         true => call.messages.write_each(list, with_known_role),
     }
-    list.byte(b']');
+    list.push(b']');
     for (name, value) in call.fields.iter() {
         if !matches!(
             name,
@@ -138,7 +137,7 @@ pub fn request_body(call: Call, output_field: OutputField) -> Pieces {
         body.value("stream", &true);
         body.field("stream_options", stream_options(&call.fields).bytes());
     }
-    body.close().finish()
+    body.finish()
 }
 
 /// `developer` is OpenAI's newer name of `system`, which most others refuse.
@@ -215,8 +214,6 @@ pub fn error_event(data: &Bytes) -> Option<Raw> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Buf;
-
     use super::*;
 
     fn fields(text: &str) -> Fields {
@@ -234,8 +231,7 @@ mod tests {
             stream: true,
             own: None,
         };
-        let mut body = request_body(call, OutputField::MaxCompletionTokens);
-        let body = body.copy_to_bytes(body.remaining());
+        let body = request_body(call, OutputField::MaxCompletionTokens);
         let expected = r#"{"model":"real","messages":[{"role":"user","content":"hi"}],"top_k":1.50,"max_completion_tokens":7,"stream":true,"stream_options":{"include_obfuscation":false,"include_usage":true}}"#;
         assert_eq!(std::str::from_utf8(&body).expect("text"), expected);
     }

@@ -200,12 +200,10 @@ impl Prompt {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Buf;
     use serde_json::json;
 
     use super::*;
     use crate::conversation::tokens::Ratio;
-    use crate::json::pieces::PiecesMut;
 
     /// Turn number `at` of a conversation in which something odd happens now and then, but not to the first ones.
     fn turn(at: usize) -> Vec<Message> {
@@ -224,10 +222,9 @@ mod tests {
     }
 
     fn written(messages: &Transcript) -> String {
-        let mut out = PiecesMut::default();
+        let mut out = Vec::new();
         messages.write(&mut out);
-        let mut out = out.finish();
-        String::from_utf8(out.copy_to_bytes(out.remaining()).to_vec()).expect("text")
+        String::from_utf8(out).expect("text")
     }
 
     #[test]

@@ -72,8 +72,7 @@ fn headers(api_key: Option<SecretString>) -> Vec<(&'static str, SecretString)> {
 
 async fn ask(endpoint: Rc<Endpoint>, call: Call) -> Result<Answer, UpstreamFailure> {
     let body = request::body(&call).map_err(untranslatable)?;
-    let answer =
-        endpoint.post(body.into(), call.stream, &call.model).await.map_err(failure::of_the_operator)?;
+    let answer = endpoint.post(body, call.stream, &call.model).await.map_err(failure::of_the_operator)?;
     if call.stream {
         return Ok(Answer::Stream(events(endpoint, answer, call.model)));
     }

@@ -5,11 +5,10 @@ use std::rc::Rc;
 
 use awc::http::Uri;
 use awc::http::header::{HeaderName, HeaderValue};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Unanswered;
-use crate::json::pieces::Pieces;
 
 /// What a URL says.
 #[derive(Clone)]
@@ -26,7 +25,7 @@ pub struct Request {
     /// Up to and with the empty line.
     pub head: Bytes,
     /// What comes then.
-    pub body: Pieces,
+    pub body: Bytes,
 }
 
 impl Target {
@@ -98,12 +97,12 @@ pub struct Post(SecretString);
 
 impl Post {
     /// The request with this body.
-    pub fn with(&self, body: Pieces) -> Request {
+    pub fn with(&self, body: Bytes) -> Request {
         let begun = self.0.expose_secret();
         let mut head = String::with_capacity(begun.len() + 24);
         head.push_str(begun);
         // Written to a string, which takes it.
-        let _ = write!(head, "{}\r\n\r\n", body.remaining());
+        let _ = write!(head, "{}\r\n\r\n", body.len());
         Request { head: head.into(), body }
     }
 }
@@ -114,7 +113,7 @@ mod tests {
 
     fn written(url: &str, headers: &[(&str, &str)]) -> Option<String> {
         let target = Target::parse(url).expect("a target");
-        let request = target.post(headers.iter().copied()).ok()?.with(Bytes::from_static(b"{}").into());
+        let request = target.post(headers.iter().copied()).ok()?.with(Bytes::from_static(b"{}"));
         Some(String::from_utf8(request.head.to_vec()).expect("text"))
     }
 

@@ -54,7 +54,7 @@ fn client() -> Client {
 }
 
 async fn ask(client: &Client, target: &Target) -> Result<Answer, Unanswered> {
-    client.send(target, target.post([].into_iter())?.with(Bytes::from_static(b"{}").into())).await
+    client.send(target, target.post([].into_iter())?.with(Bytes::from_static(b"{}"))).await
 }
 
 async fn whole(mut answer: Answer) -> String {
@@ -68,7 +68,7 @@ fn an_answer_that_is_waited_for_is_small() {
     let size = size_of::<Answer>();
     assert!(size <= 192, "an answer: {size} bytes");
     let (client, target) = (client(), Target::parse("http://a/").expect("a target"));
-    let request = target.post([].into_iter()).expect("a request").with(Bytes::new().into());
+    let request = target.post([].into_iter()).expect("a request").with(Bytes::new());
     let size = size_of_val(&client.send(&target, request));
     assert!(size <= 1_024, "a call: {size} bytes");
 }
@@ -180,7 +180,7 @@ async fn a_body_of_16_mb_arrives_whole() {
         body
     })]);
     let body: Vec<u8> = (0..16 << 20).map(|at: u32| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
-    let sent = target.post([].into_iter()).expect("a request").with(Bytes::from(body.clone()).into());
+    let sent = target.post([].into_iter()).expect("a request").with(Bytes::from(body.clone()));
     assert_eq!(whole(client().send(&target, sent).await.expect("an answer")).await, "ok");
     assert!(told.recv_timeout(PATIENCE).expect("told") == body, "it was changed");
 }
