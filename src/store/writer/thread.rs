@@ -30,6 +30,8 @@ const LOOK_EVERY: usize = 128;
 const PANICS: usize = 3;
 /// The time over which panics are counted.
 const PANIC_SPAN: Duration = Duration::from_secs(60);
+/// A batch of so many pieces is committed without a look whether others have to run first.
+const WORTH_A_COMMIT: usize = 16;
 /// The wait before closes are tried again; it doubles with each try.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// The longest such wait.
@@ -129,7 +131,15 @@ impl Thread {
     /// one, at an fsync each.
     fn commit(&mut self, batch: &mut Vec<Entry>, room: bool) -> Result<(), Told> {
         let (shared, most) = (self.shared.clone(), if room { self.most } else { 0 });
-        let late = |have: usize| shared.late(most.saturating_sub(have));
+        let late = |have: usize| {
+            let came = shared.late(most.saturating_sub(have));
+            if !came.is_empty() || have >= WORTH_A_COMMIT {
+                return came;
+            }
+            // Where this thread keeps others from running, they may be about to bring more.
+            std::thread::yield_now();
+            shared.late(most.saturating_sub(have))
+        };
         while !batch.is_empty() {
             let run = (self.shared.epoch.load(Relaxed), &*self.shared.changes);
             match batch::commit(&mut self.conn, &self.watch, run, batch, late) {
