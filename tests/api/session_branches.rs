@@ -171,6 +171,27 @@ fn a_cut_names_a_message_of_the_session() {
 }
 
 #[test]
+fn a_session_is_free_as_soon_as_who_had_it_is_told() {
+    let app = echoing();
+    let cut = |name: &str, after: &str| {
+        let path = format!("/v2/sessions/{name}/truncate");
+        app.post(&app.account_key, &path, &json!({"after": after}))
+    };
+    // Each has the session to itself, and is refused where somebody else has it.
+    let client = &|name: String| {
+        app.say("one", json!({"session_id": name}));
+        for _ in 0..100 {
+            cut(&name, "msg_3").refused(404, "invalid_request_error", "not_found");
+            cut(&name, "msg_2").ok();
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..4).for_each(|at| drop(scope.spawn(move || client(format!("s{at}")))));
+    });
+    app.finish();
+}
+
+#[test]
 fn a_deleted_session_ends_what_runs_and_waits_in_it() {
     let app = echoing();
     let gate = app.upstream.gate();

@@ -141,11 +141,14 @@ where
 
     fn answer(self: Box<Self>, committed: Result<(), Error>) {
         let lost = || Err(Error::Internal("the writer dropped a piece of work".to_owned()));
+        let Self { work, outcome, answer } = *self;
         let outcome = match committed {
-            Ok(()) => self.outcome.unwrap_or_else(lost),
+            Ok(()) => outcome.unwrap_or_else(lost),
             Err(error) => Err(error),
         };
+        // What it held, such as a session's place, is free once its client hears of it.
+        drop(work);
         // Whoever asked may be gone; what was committed stays committed.
-        let _ = self.answer.send(outcome);
+        let _ = answer.send(outcome);
     }
 }
