@@ -25,7 +25,7 @@ use crate::moves::{HOLD_LIFE, Move, Price, SessionKey};
 use crate::random::Random;
 use crate::words::store_price;
 
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 24;
 const TURNS: u64 = 120;
 /// Turns after which all rows are compared; outcomes are after each.
 const COMPARED_EVERY: u64 = 10;
@@ -124,15 +124,13 @@ impl Way {
         gone.map_err(|refused: WriteError| format!("{refused:?}"))
     }
 
-    /// Goes that way, and comes to nothing.
+    /// Goes that way, and comes to nothing; where the session would be is remembered all the same.
     fn go_in_vain(self, conn: &mut SqliteConnection, mind: &mut Mind, turn: (&NewHold, &Settlement, i64)) {
-        let places = mind.places.clone();
         let vain: QueryResult<()> = conn.transaction(|conn| {
             let _ = self.go(conn, mind, turn);
             Err(diesel::result::Error::RollbackTransaction)
         });
         assert!(vain.is_err());
-        mind.places = places;
         mind.changes.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -164,7 +162,7 @@ impl World {
             key: format!("key_{agent}"),
             budget: self
                 .random
-                .chance(30)
+                .chance(25)
                 .then(|| (Nanos(self.random.between(0, 9_000_000)), self.now / 400_000_000)),
             agent: agent.to_owned(),
             session,
@@ -174,7 +172,7 @@ impl World {
             // A request of two steps now and then.
             request: format!("req_{}", self.made / 2),
             step: i32::try_from(self.made % 2).expect("small"),
-            idempotency: self.random.chance(25).then(|| Idempotency {
+            idempotency: self.random.chance(12).then(|| Idempotency {
                 key: format!("again_{}", self.random.below(4)),
                 fingerprint: "f".to_owned(),
             }),
@@ -244,12 +242,12 @@ impl World {
     fn event(&mut self) -> Option<Move> {
         let (account, agent) = *self.random.pick(&AGENTS).expect("an agent");
         let account = account.to_owned();
-        Some(match self.random.weighted(&[40, 30, 5, 5, 5, 3, 1, 4]) {
+        Some(match self.random.weighted(&[120, 90, 8, 40, 20, 9, 1, 12]) {
             0 => return None,
             1 => Move::Credit {
                 account,
                 reference: format!("pay_{}", self.made),
-                amount: self.random.between(1, 20_000_000),
+                amount: self.random.between(1, 40_000_000),
             },
             2 => Move::SetStatus { account, active: self.random.chance(80) },
             3 => Move::Watch { account, low: vec![self.random.between(0, 9_000_000), 1_000_000] },
@@ -287,10 +285,10 @@ fn prices() -> Vec<Price> {
     ]
 }
 
-/// Plays one seed: how many turns were charged, refused with a notice, refused, and written off in part.
-fn play(seed: u64) -> [u64; 4] {
+/// A database for each way, and what turns for them are drawn from.
+fn worlds(seed: u64) -> ([(Way, Database, Mind); 5], World) {
     let mut databases = WAYS.map(|way| (way, Database::new(), Mind::new()));
-    let mut world = World { random: Random::new(seed), prices: prices(), made: 0, now: 1_000 };
+    let world = World { random: Random::new(seed), prices: prices(), made: 0, now: 1_000 };
     for (_, database, _) in &mut databases {
         for account in ["acct_a", "acct_b"] {
             database.add_account(account, 1);
@@ -302,17 +300,32 @@ fn play(seed: u64) -> [u64; 4] {
         }
         prices().into_iter().for_each(|row| drop(database.apply(&Move::SetPrice(row), (1, 1))));
     }
+    (databases, world)
+}
+
+/// Plays one seed: how many turns were charged, refused with a notice, refused, and written off in part.
+fn play(seed: u64) -> [u64; 4] {
+    let (mut databases, mut world) = worlds(seed);
     let (mut charged, mut told, mut refused, mut written_off) = (0, 0, 0, 0);
     for turn in 1..=TURNS {
         let compared = turn % COMPARED_EVERY == 0;
         let (event, (new, end)) = (world.event(), world.turn());
         let now = world.now;
         let vain = world.random.chance(10);
+        // Somebody else's call, of which this memory is not told and which does not end.
+        let other =
+            world.random.chance(35).then(|| NewHold { budget: None, idempotency: None, ..world.turn().0 });
         let outcomes = databases.each_mut().map(|(way, database, mind)| {
             event.iter().for_each(|event| drop(database.apply(event, (new.now, 1))));
             // Of money, of a status and of sessions the statements themselves tell whether it is as it was.
             if matches!(event, Some(Move::Watch { .. } | Move::Unwatch { .. } | Move::DeleteAgent { .. })) {
                 mind.changes.fetch_add(1, Ordering::Relaxed);
+            }
+            if let Some(other) = &other {
+                let held = database
+                    .conn()
+                    .transaction(|conn| hold::reserve_or_tell(conn, &mut Memory::default(), other));
+                drop(held);
             }
             if vain {
                 way.go_in_vain(database.conn(), mind, (&new, &end, now));
@@ -354,4 +367,40 @@ fn a_charge_leaves_the_same_whichever_way_it_goes() {
     }
     println!("charged, told, refused, written off: {sums:?}");
     assert!(sums.iter().all(|sum| *sum > 0), "something never came about: {sums:?}");
+}
+
+#[test]
+fn a_budget_that_was_used_up_at_once_counts_from_then_on() {
+    let (databases, mut world) = worlds(1);
+    let (plain, end) = world.turn();
+    let price = world.prices.first().expect("a price");
+    let candidate = Candidate { model: price.model.as_str().into(), price: Arc::new(store_price(price)) };
+    let end = Settlement { served: None, ..end };
+    let turn = |number: u64, budget| NewHold {
+        id: format!("hold_{number}"),
+        request: format!("req_{number}"),
+        completion: format!("chatcmpl_{number}"),
+        step: 0,
+        idempotency: None,
+        least_output: 1,
+        candidates: vec![candidate.clone()],
+        budget,
+        ..plain.clone()
+    };
+    let turns = [turn(1, None), turn(2, Some((Nanos(0), 1))), turn(3, None)];
+    let mut left = databases.into_iter().map(|(way, mut database, mut mind)| {
+        let credit =
+            Move::Credit { account: plain.account.clone(), reference: "pay".to_owned(), amount: 1 << 40 };
+        // Who is told of the refusal has it committed, and the budget with it.
+        let watch = Move::Watch { account: plain.account.clone(), low: vec![1] };
+        [credit, watch].iter().for_each(|event| drop(database.apply(event, (1, 1))));
+        let granted = turns
+            .each_ref()
+            .map(|new| matches!(way.go(database.conn(), &mut mind, (new, &end, new.now)), Ok(Ok(_))));
+        assert_eq!(granted, [true, false, true], "{way:?}");
+        rows(database.conn())
+    });
+    let long = left.next().expect("a way");
+    assert!(long.iter().any(|row| row.starts_with("key_budget")));
+    assert!(left.all(|other| other == long));
 }
