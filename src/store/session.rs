@@ -373,6 +373,25 @@ pub fn append_turn(
     Ok(Some(Found { id: own.id, branch: Some(at), head: last }))
 }
 
+/// As [`append_turn`], wherever the session is by now; `None` if it is gone. It may be at `place`.
+pub fn append_wherever(
+    conn: &mut SqliteConnection,
+    place: Option<Found>,
+    of: Of<'_>,
+    new: &StoredTurn,
+    now: i64,
+) -> QueryResult<Option<Found>> {
+    if let Some(place) = place
+        && let Some(then) = append_turn(conn, place, of, new, now)?
+    {
+        return Ok(Some(then));
+    }
+    match standing(conn, of)? {
+        Some(own) => append_turn(conn, own, of, new, now),
+        None => Ok(None),
+    }
+}
+
 /// Makes a session of which it is known that it does not exist; the account has counted it.
 pub fn begin(
     conn: &mut SqliteConnection,

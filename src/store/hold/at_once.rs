@@ -97,15 +97,12 @@ fn store_turn(
     let of = new.whose();
     let name = (new.session.as_str(), new.session_by_server);
     let place = match (there, &settlement.turn) {
-        (Some(own), Some(turn)) => match session::append_turn(conn, own, of, turn, now)? {
+        (Some(own), Some(turn)) => match session::append_wherever(conn, Some(own), of, turn, now)? {
             Some(place) => Some(place),
-            None => match session::standing(conn, of)? {
-                Some(own) => session::append_turn(conn, own, of, turn, now)?,
-                None => {
-                    accounts::count(conn, of.account, 0, 1)?;
-                    Some(session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?)
-                }
-            },
+            None => {
+                accounts::count(conn, of.account, 0, 1)?;
+                Some(session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?)
+            }
         },
         (Some(_), None) => None,
         (None, Some(turn)) => Some(session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?),

@@ -113,6 +113,7 @@ pub fn settle(
     }
     let pending = pending_turn(&row);
     let turn = settlement.turn.as_ref().or(pending.as_ref());
+    // What is remembered of the account is seen to be no more so by whoever names it next.
     let closed = charge(conn, &mut Memory::default(), &case, (cost, turn, None), settlement, now)?;
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     crate::failpoint::hit("settle executed");
@@ -168,15 +169,7 @@ fn charge(
     }
     let mut closed = book(conn, case, (cost, charged), settlement, (&mut after, now))?;
     if let Some(turn) = turn {
-        closed.place = match place {
-            Some(own) => session::append_turn(conn, own, of, turn, now)?,
-            None => None,
-        };
-        if closed.place.is_none()
-            && let Some(own) = session::standing(conn, of)?
-        {
-            closed.place = session::append_turn(conn, own, of, turn, now)?;
-        }
+        closed.place = session::append_wherever(conn, place, of, turn, now)?;
     }
     if let Some(summary) = &settlement.summary {
         session_summary::keep(conn, of, summary, now)?;
