@@ -1,18 +1,12 @@
 //! Agents by id, from memory where possible.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::conversation::agent::Agent;
 use crate::error::Error;
 use crate::id::AgentId;
 use crate::read_through::ReadThrough;
 use crate::store::Store;
-
-/// Agents that are remembered.
-const REMEMBERED: u64 = 100_000;
-/// How long; a change made here acts at once all the same.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// The handle to all agents. Cheap to clone.
 #[derive(Clone)]
@@ -24,7 +18,7 @@ pub struct Agents {
 impl Agents {
     /// Agents of a store.
     pub fn new(store: Store) -> Self {
-        Self { known: ReadThrough::new(REMEMBERED, REMEMBERED_FOR), store }
+        Self { known: ReadThrough::default(), store }
     }
 
     /// The agent of that id.

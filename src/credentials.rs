@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crate::auth::vault::{Belongs, Vault};
 use crate::error::Error;
@@ -11,11 +10,6 @@ use crate::provider::own::Own;
 use crate::read_through::ReadThrough;
 use crate::store::account_provider::{self, OwnRow};
 use crate::store::{self, Store};
-
-/// Accounts that are remembered.
-const REMEMBERED: u64 = 100_000;
-/// How long; a change made here acts at once all the same.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// All of one account.
 pub type Owned = Arc<Vec<Arc<Own>>>;
@@ -38,7 +32,7 @@ impl Credentials {
     /// When the store cannot be read or written.
     pub async fn load(store: Store, vault: Option<Vault>) -> Result<Self, Error> {
         let any = store.read(account_provider::any).await?;
-        let known = ReadThrough::new(REMEMBERED, REMEMBERED_FOR);
+        let known = ReadThrough::default();
         let loaded =
             Self { known, any: Arc::new(AtomicBool::new(any)), nothing: Arc::default(), store, vault };
         if any {

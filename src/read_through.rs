@@ -11,6 +11,11 @@ use tokio::sync::OnceCell;
 
 use crate::error::Error;
 
+/// Values that one cache remembers.
+pub const REMEMBERED: u64 = 100_000;
+/// How long; a change made here acts at once all the same.
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
 /// What one read found, for all who wait for it.
 type Read<V> = Arc<OnceCell<Result<Option<V>, Error>>>;
 
@@ -25,16 +30,21 @@ impl<K, V> Clone for ReadThrough<K, V> {
     }
 }
 
+impl<K, V> Default for ReadThrough<K, V>
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    fn default() -> Self {
+        Self { known: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build() }
+    }
+}
+
 impl<K, V> ReadThrough<K, V>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// An empty one that remembers up to `most` values, each for `span`.
-    pub fn new(most: u64, span: Duration) -> Self {
-        Self { known: Cache::builder().max_capacity(most).time_to_live(span).build() }
-    }
-
     /// What is remembered of `key`.
     pub fn remembered(&self, key: &K) -> Option<V> {
         self.known.get(key)?.get()?.as_ref().ok()?.clone()
@@ -82,7 +92,7 @@ mod tests {
     use super::*;
 
     fn cache() -> ReadThrough<u8, u32> {
-        ReadThrough::new(10, Duration::from_secs(60))
+        ReadThrough::default()
     }
 
     #[tokio::test]

@@ -16,14 +16,10 @@ use crate::clock::{self, Ticks};
 use crate::error::{Error, Limited, Refusal};
 use crate::id::AccountId;
 use crate::rate_limit::limits::{Limits, ResolvedLimits};
-use crate::read_through::ReadThrough;
+use crate::read_through::{REMEMBERED, ReadThrough};
 use crate::store::Store;
 use crate::store::api_key::{KeyRow, Owner};
 
-/// Keys that are remembered.
-const REMEMBERED: u64 = 100_000;
-/// How long; a change made here acts at once all the same.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 /// How often a key is looked at with which somebody reads along.
 const LOOKED_AT: Duration = Duration::from_millis(500);
 /// How long a key counts as good lately.
@@ -46,7 +42,7 @@ impl Keyring {
     /// Keys of a store. `defaults` are the limits of accounts without their own; an address may come with a wrong key
     /// `failed_logins` times a minute, 0 for any number.
     pub fn new(store: Store, defaults: ResolvedLimits, failed_logins: u64) -> Self {
-        let known = ReadThrough::new(REMEMBERED, REMEMBERED_FOR);
+        let known = ReadThrough::default();
         let seen = Cache::builder().max_capacity(REMEMBERED).time_to_live(SEEN_FOR).build();
         let attempts = Arc::new(Attempts::new(failed_logins));
         Self { known, seen, changes: Arc::default(), store, defaults, attempts, clock: Ticks::start() }
