@@ -189,7 +189,7 @@ fn provider_request() -> anyhow::Result<Scenario> {
             stream: true,
             own: None,
         };
-        black_box(request_body(call, OutputField::MaxTokens));
+        black_box(request_body(&call, OutputField::MaxTokens));
         Ok(())
     }))
 }

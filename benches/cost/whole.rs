@@ -62,7 +62,7 @@ fn prompt() -> anyhow::Result<Scenario> {
             stream: false,
             own: None,
         };
-        black_box(request_body(call, OutputField::MaxTokens));
+        black_box(request_body(&call, OutputField::MaxTokens));
         Ok(())
     }))
 }

@@ -89,13 +89,18 @@ impl Endpoint {
         self.timeouts
     }
 
-    /// Sends a request that asks `model`; answers the body of a success.
+    /// Sends a request that asks `model`, with the body that `make` makes; answers the body of a success.
     ///
     /// # Errors
     /// When there is no answer, or a refusal.
-    pub async fn post(&self, body: Bytes, stream: bool, model: &str) -> Result<Body, UpstreamFailure> {
+    pub async fn post(
+        &self,
+        make: impl Fn() -> Bytes,
+        stream: bool,
+        model: &str,
+    ) -> Result<Body, UpstreamFailure> {
         let wait = if stream { self.timeouts.first_byte } else { self.timeouts.total };
-        let mut answer = match timeout(wait, self.send(body)).await {
+        let mut answer = match timeout(wait, self.send(make)).await {
             Ok(answered) => answered.map_err(unanswered)?,
             Err(_) => {
                 let late = UpstreamFailure::new(UpstreamKind::Timeout, "no answer in time");
@@ -114,7 +119,7 @@ impl Endpoint {
         Err(refusal.failure(&self.secrets, model))
     }
 
-    async fn send(&self, body: Bytes) -> Result<Answer, Unanswered> {
+    async fn send(&self, make: impl Fn() -> Bytes) -> Result<Answer, Unanswered> {
         let target = self.target.as_ref().ok_or(Unanswered::Unsendable("its URL is none"))?;
         let begun = match self.begun.get() {
             Some(begun) => begun,
@@ -125,7 +130,7 @@ impl Endpoint {
                 self.begun.get_or_init(|| begun)
             }
         };
-        self.client.send(target, begun.with(body)).await
+        self.client.send(target, || begun.with(make())).await
     }
 
     /// The whole body of an answer that is not streamed.

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
 use crate::json::{Fields, ObjectWriter, Raw};
+use crate::provider::client::scratch;
 use crate::provider::http::{Body, Endpoint};
 use crate::provider::refusal::Secrets;
 use crate::provider::{Answer, Call, Event, OutputField, Provider, Timeouts};
@@ -69,8 +70,8 @@ impl Inner {
         let endpoint = lent.as_ref().unwrap_or(&self.endpoint);
         let named = call.own.as_ref().and_then(|own| own.base_url.as_deref());
         let output_field = named.map_or(self.output_field, OutputField::fitting);
-        let body = request_body(call, output_field);
-        let answer = endpoint.post(body, stream, &model).await?;
+        let answer = endpoint.post(|| request_body(&call, output_field), stream, &model).await?;
+        drop(call);
         if stream {
             return Ok(Answer::Stream(events(answer, endpoint.secrets().clone(), model)));
         }
@@ -113,8 +114,8 @@ fn error_in(body: &Bytes) -> Option<Raw> {
 }
 
 /// The request as the provider gets it: the client's fields in their order, ours in their place.
-pub fn request_body(call: Call, output_field: OutputField) -> Bytes {
-    let mut body = ObjectWriter::with_capacity(call.messages.size() + 1_024);
+pub fn request_body(call: &Call, output_field: OutputField) -> Bytes {
+    let mut body = ObjectWriter::into(scratch::take(call.messages.size() + 1_024));
     body.string("model", &call.model);
     let translated = call.newer_names && output_field == OutputField::MaxTokens;
     let list = body.name("messages").out();
@@ -137,7 +138,7 @@ pub fn request_body(call: Call, output_field: OutputField) -> Bytes {
         body.value("stream", &true);
         body.field("stream_options", stream_options(&call.fields).bytes());
     }
-    body.finish()
+    scratch::lend(body.close())
 }
 
 /// `developer` is OpenAI's newer name of `system`, which most others refuse.
@@ -231,7 +232,7 @@ mod tests {
             stream: true,
             own: None,
         };
-        let body = request_body(call, OutputField::MaxCompletionTokens);
+        let body = request_body(&call, OutputField::MaxCompletionTokens);
         let expected = r#"{"model":"real","messages":[{"role":"user","content":"hi"}],"top_k":1.50,"max_completion_tokens":7,"stream":true,"stream_options":{"include_obfuscation":false,"include_usage":true}}"#;
         assert_eq!(std::str::from_utf8(&body).expect("text"), expected);
     }

@@ -1,33 +1,32 @@
 //! The HTTP/1.1 client that providers are called with: POSTs, one at a time on a connection, and their answers as they
 //! come.
 //!
-//! A connection that waits owns no buffer, and nothing of a request is kept after it was written, so that a stream costs
-//! little more than its socket. [`body`], [`head`] and [`pool`] are plain. Lives on one thread.
+//! A connection that waits owns no buffer, and nothing of a request is kept after it was written, so that a call costs
+//! little more than its socket; one that is asked once more is made once more. [`body`], [`head`] and [`pool`] are plain.
+//! Lives on one thread.
 
 mod answer;
 pub mod body;
 mod connection;
 pub mod head;
 mod pool;
+pub mod scratch;
 mod target;
 #[cfg(test)]
 mod tests;
 
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::outbound::Reach;
 pub use answer::{Answer, Broken};
 use body::Malformed;
 use connection::{Connection, Tls};
-use head::Head;
 use pool::Pool;
 pub use target::{Post, Request, Target};
 
@@ -88,28 +87,27 @@ impl Client {
         Self(Rc::new(Inner { reach, patience, tls, places, pool, swept }))
     }
 
-    /// Sends a request; once more when a kept connection turns out to be closed. Dropping the future or the answer closes
-    /// the connection.
+    /// Sends the request that `make` makes; once more when a kept connection turns out to be closed. Dropping the future
+    /// or the answer closes the connection.
     ///
     /// # Errors
     /// When there is no answer, or none that can be understood.
-    pub async fn send(&self, target: &Target, mut request: Request) -> Result<Answer, Unanswered> {
+    pub async fn send(&self, target: &Target, make: impl Fn() -> Request) -> Result<Answer, Unanswered> {
         let mut place = self.0.places.clone().acquire_owned().await.map_err(Unanswered::unreached)?;
         let now = Instant::now();
         let kept = self.0.pool.borrow_mut().take(target.origin(), now, Connection::is_quiet);
         if let Some((connection, born)) = kept {
             let mut lease = self.lease(connection, born, target, place);
-            match ask_kept(&mut lease.connection, request).await {
-                Ok(answered) => return answered.map(|(head, rest)| Answer::new(head, rest, lease)),
-                Err(unasked) => request = unasked,
+            match answer::ask(&mut lease.connection, make()).await {
+                Err(Unanswered::Left(_)) if now.elapsed() < STALE_WITHIN => place = lease.place,
+                answered => return answered.map(|(head, rest)| Answer::new(head, rest, lease)),
             }
-            place = lease.place;
         }
         // What connecting needs is large, and let go of before the answer is waited for.
         let opening = Connection::open(target, self.0.reach, self.0.patience, self.0.tls);
         let connection = Box::pin(opening).await?;
         let mut lease = self.lease(connection, Instant::now(), target, place);
-        let (head, rest) = answer::ask(&mut lease.connection, request).await?;
+        let (head, rest) = answer::ask(&mut lease.connection, make()).await?;
         Ok(Answer::new(head, rest, lease))
     }
 
@@ -127,22 +125,6 @@ impl Client {
         self.0.pool.borrow_mut().put(origin, connection, born, Instant::now());
         if !self.0.swept.replace(true) {
             actix_rt::spawn(sweep(Rc::downgrade(&self.0)));
-        }
-    }
-}
-
-/// Asks over a kept connection; gives the request back where that connection turns out to be closed.
-async fn ask_kept(
-    connection: &mut Connection,
-    request: Request,
-) -> Result<Result<(Head, Bytes), Unanswered>, Request> {
-    let mut asking = pin!(answer::ask(connection, request.clone()));
-    match timeout(STALE_WITHIN, asking.as_mut()).await {
-        Ok(Err(Unanswered::Left(_))) => Err(request),
-        Ok(answered) => Ok(answered),
-        Err(_) => {
-            drop(request);
-            Ok(asking.await)
         }
     }
 }

@@ -20,7 +20,6 @@ pub struct Target {
 }
 
 /// A request as it is written.
-#[derive(Clone)]
 pub struct Request {
     /// Up to and with the empty line.
     pub head: Bytes,

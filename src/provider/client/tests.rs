@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use bytes::Bytes;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
@@ -54,7 +55,8 @@ fn client() -> Client {
 }
 
 async fn ask(client: &Client, target: &Target) -> Result<Answer, Unanswered> {
-    client.send(target, target.post([].into_iter())?.with(Bytes::from_static(b"{}"))).await
+    let post = target.post([].into_iter())?;
+    client.send(target, || post.with(Bytes::from_static(b"{}"))).await
 }
 
 async fn whole(mut answer: Answer) -> String {
@@ -68,8 +70,8 @@ fn an_answer_that_is_waited_for_is_small() {
     let size = size_of::<Answer>();
     assert!(size <= 192, "an answer: {size} bytes");
     let (client, target) = (client(), Target::parse("http://a/").expect("a target"));
-    let request = target.post([].into_iter()).expect("a request").with(Bytes::new());
-    let size = size_of_val(&client.send(&target, request));
+    let post = target.post([].into_iter()).expect("a request");
+    let size = size_of_val(&client.send(&target, || post.with(Bytes::new())));
     assert!(size <= 1_024, "a call: {size} bytes");
 }
 
@@ -172,6 +174,45 @@ async fn a_connection_that_was_closed_or_written_to_meanwhile_is_not_used() {
     }
 }
 
+/// A body that knows how many have it.
+struct Had(Arc<[u8]>);
+
+impl AsRef<[u8]> for Had {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[actix_rt::test]
+async fn nothing_of_a_request_is_kept_while_its_answer_is_waited_for() {
+    let ((asked, is_asked), (go, may_go)) = (channel(), channel::<()>());
+    let (target, _told) = serve(vec![Box::new(move |mut stream: TcpStream| {
+        for _ in 0..2 {
+            request(&mut stream).expect("a request");
+            asked.send(()).expect("told");
+            may_go.recv_timeout(PATIENCE).expect("told");
+            stream.write_all(PLAIN).expect("written");
+        }
+    })]);
+    let (client, post) = (client(), target.post([].into_iter()).expect("a request"));
+    let body: Arc<[u8]> = Arc::from(*b"{}");
+    for connection in ["a fresh", "a kept"] {
+        let answered = client.send(&target, || post.with(Bytes::from_owner(Had(body.clone()))));
+        let let_go = async {
+            let since = Instant::now();
+            let mut read = false;
+            while !read || Arc::strong_count(&body) > 1 {
+                read |= is_asked.try_recv().is_ok();
+                assert!(since.elapsed() < PATIENCE, "over {connection} connection");
+                tokio::task::yield_now().await;
+            }
+            go.send(()).expect("told");
+        };
+        let (answer, ()) = tokio::join!(answered, let_go);
+        assert_eq!(whole(answer.expect("an answer")).await, "ok");
+    }
+}
+
 #[actix_rt::test]
 async fn a_body_of_16_mb_arrives_whole() {
     let (target, told) = serve(vec![Box::new(|mut stream: TcpStream| {
@@ -180,7 +221,8 @@ async fn a_body_of_16_mb_arrives_whole() {
         body
     })]);
     let body: Vec<u8> = (0..16 << 20).map(|at: u32| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
-    let sent = target.post([].into_iter()).expect("a request").with(Bytes::from(body.clone()));
+    let post = target.post([].into_iter()).expect("a request");
+    let sent = || post.with(Bytes::from(body.clone()));
     assert_eq!(whole(client().send(&target, sent).await.expect("an answer")).await, "ok");
     assert!(told.recv_timeout(PATIENCE).expect("told") == body, "it was changed");
 }
