@@ -198,7 +198,7 @@ fn provider_request() -> anyhow::Result<Scenario> {
 fn money(directory: &Path) -> anyhow::Result<Scenario> {
     in_a_database("reserve_settle", directory, |conn, memory, new, settlement| {
         conn.immediate_transaction(|conn| hold::reserve(conn, memory, new))?;
-        conn.immediate_transaction(|conn| hold::settle(conn, &new.id, settlement, None, new.now))
+        conn.immediate_transaction(|conn| hold::settle(conn, new.id.as_str(), settlement, None, new.now))
     })
 }
 
@@ -281,16 +281,16 @@ fn prepare(conn: &mut SqliteConnection) -> Result<Arc<Price>, WriteError> {
 
 fn new_hold(number: i64, price: &Arc<Price>) -> NewHold {
     NewHold {
-        id: format!("hold_{number:020}"),
-        account: ACCOUNT.to_owned(),
-        key: "key_bench".to_owned(),
+        id: format!("hold_{number:020}").into(),
+        account: ACCOUNT.into(),
+        key: "key_bench".into(),
         budget: None,
-        agent: AGENT.to_owned(),
-        session: "sess_bench".to_owned(),
+        agent: AGENT.into(),
+        session: "sess_bench".into(),
         place: None,
         session_by_server: false,
-        completion: format!("chatcmpl-{number:024}"),
-        request: format!("req_{number:024}"),
+        completion: format!("chatcmpl-{number:024}").into(),
+        request: format!("req_{number:024}").into(),
         idempotency: None,
         step: 1,
         candidates: vec![Candidate { model: MODEL.into(), price: price.clone() }],

@@ -29,16 +29,16 @@ pub fn account(of_caller: usize) -> String {
 /// What a caller reserves, in a session of his own.
 pub fn hold(caller: usize, price: &Arc<Price>) -> NewHold {
     NewHold {
-        id: HoldId::random().to_string(),
-        account: account(caller),
-        key: format!("key_{}", caller % ACCOUNTS),
+        id: HoldId::random(),
+        account: account(caller).into(),
+        key: format!("key_{}", caller % ACCOUNTS).into(),
         budget: None,
-        agent: "agent_bench".to_owned(),
-        session: format!("session_{}", caller),
+        agent: "agent_bench".into(),
+        session: format!("session_{}", caller).into(),
         place: None,
         session_by_server: false,
-        completion: CompletionId::random().to_string(),
-        request: RequestId::random().to_string(),
+        completion: CompletionId::random(),
+        request: RequestId::random(),
         idempotency: None,
         step: 1,
         candidates: vec![Candidate { model: "bench/model".into(), price: price.clone() }],

@@ -287,7 +287,7 @@ impl Caller {
             let reserved = Instant::now();
             let settlement = books::settlement();
             let queued = self.queue.submit(Lane::Close, &account, move |conn| {
-                hold::settle(conn, &id, &settlement, None, clock::now_ms())
+                hold::settle(conn, id.as_str(), &settlement, None, clock::now_ms())
             })?;
             queued.await??;
             let settled = Instant::now();

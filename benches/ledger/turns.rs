@@ -77,7 +77,7 @@ fn work(
         let settled = reserved.and_then(|()| {
             conn.immediate_transaction(|conn| {
                 let settle = |(new, end): &(NewHold, Settlement)| {
-                    hold::settle(conn, &new.id, end, None, clock::now_ms()).map(drop)
+                    hold::settle(conn, new.id.as_str(), end, None, clock::now_ms()).map(drop)
                 };
                 made.iter().try_for_each(settle)
             })
@@ -98,7 +98,7 @@ fn work(
 /// A turn of a session that nobody named.
 fn turn(caller: usize, of_price: &Arc<Price>) -> anyhow::Result<(NewHold, Settlement)> {
     let mut new = books::hold(caller, of_price);
-    (new.session, new.session_by_server, new.step) = (SessionName::random().to_string(), true, 0);
+    (new.session, new.session_by_server, new.step) = (SessionName::random(), true, 0);
     let mut end = books::settlement();
     if let Some(turn) = &mut end.turn {
         // Each says something else, so that nothing is shared.
@@ -107,7 +107,7 @@ fn turn(caller: usize, of_price: &Arc<Price>) -> anyhow::Result<(NewHold, Settle
         let said = Message::parse(Raw::trusted(turn.messages[0].clone()), 0);
         let said = said.map_err(|invalid| anyhow::anyhow!("{}", invalid.message))?;
         let reply = Raw::trusted(turn.reply.clone());
-        turn.opening = Some(Opening::of((&new.account, &new.agent), true, &[said], &reply));
+        turn.opening = Some(Opening::of((new.account.as_str(), new.agent.as_str()), true, &[said], &reply));
     }
     Ok((new, end))
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use crate::billing::messages::{Abandon, Flush, Release, Settle};
 use crate::clock;
 use crate::error::Error;
+use crate::id::HoldId;
 use crate::metrics;
 use crate::store::Store;
 use crate::store::hold::{self, Closed, Settlement};
@@ -85,25 +86,25 @@ impl Handler<Abandon> for Ledger {
 /// Charges a hold; the first try is queued at once.
 fn settle(
     store: Store,
-    hold: String,
+    hold: HoldId,
     settlement: Arc<Settlement>,
 ) -> impl Future<Output = Result<Closed, Error>> {
     let closed = until_closed(move || {
         let (hold, settlement) = (hold.clone(), settlement.clone());
-        let queued = store
-            .writer()
-            .submit(Lane::Close, move |conn| hold::settle(conn, &hold, &settlement, None, clock::now_ms()));
+        let queued = store.writer().submit(Lane::Close, move |conn| {
+            hold::settle(conn, hold.as_str(), &settlement, None, clock::now_ms())
+        });
         async move { committed(queued?).await }
     });
     async move { closed.await.inspect(metrics::charged) }
 }
 
-fn release(store: Store, hold: String, reason: &'static str) -> impl Future<Output = Result<(), Error>> {
+fn release(store: Store, hold: HoldId, reason: &'static str) -> impl Future<Output = Result<(), Error>> {
     until_closed(move || {
         let hold = hold.clone();
-        let queued = store
-            .writer()
-            .submit(Lane::Close, move |conn| Ok(hold::release(conn, &hold, reason, clock::now_ms())?));
+        let queued = store.writer().submit(Lane::Close, move |conn| {
+            Ok(hold::release(conn, hold.as_str(), reason, clock::now_ms())?)
+        });
         async move { committed(queued?).await }
     })
 }

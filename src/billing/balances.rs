@@ -4,11 +4,10 @@
 //! client hears nothing before it has. What was changed elsewhere, by a refund say, is not known here until the account's
 //! next reservation.
 
-use std::sync::Arc;
-
 use foldhash::HashMap;
 
 use crate::billing::money::Nanos;
+use crate::id::AccountId;
 
 /// Accounts that are remembered; those with nothing on its way are forgotten when there are more.
 const MAX_ACCOUNTS: usize = 100_000;
@@ -24,30 +23,30 @@ struct Known {
 
 /// All accounts that have reserved something lately.
 #[derive(Debug, Default)]
-pub struct Balances(HashMap<Arc<str>, Known>);
+pub struct Balances(HashMap<AccountId, Known>);
 
 impl Balances {
     /// Counts `amount` as on its way to the writer; whether the account is known to have it beside all else that is.
-    pub fn send(&mut self, account: &Arc<str>, amount: Nanos) -> bool {
+    pub fn send(&mut self, account: &AccountId, amount: Nanos) -> bool {
         let known = self.known(account);
         known.sent = Nanos(known.sent.0.saturating_add(amount.0));
         known.sent <= known.available
     }
 
     /// What was on its way has come to the writer, or never will.
-    pub fn arrived(&mut self, account: &Arc<str>, amount: Nanos) {
+    pub fn arrived(&mut self, account: &AccountId, amount: Nanos) {
         if let Some(known) = self.0.get_mut(account) {
             known.sent = Nanos(known.sent.0.saturating_sub(amount.0).max(0));
         }
     }
 
     /// The writer tells what an account can spend.
-    pub fn told(&mut self, account: &Arc<str>, available: Nanos) {
+    pub fn told(&mut self, account: &AccountId, available: Nanos) {
         self.known(account).available = available;
     }
 
     /// What is known of an account: of a new one, that it has nothing.
-    fn known(&mut self, account: &Arc<str>) -> &mut Known {
+    fn known(&mut self, account: &AccountId) -> &mut Known {
         if self.0.len() >= MAX_ACCOUNTS && !self.0.contains_key(account) {
             self.0.retain(|_, known| known.sent > Nanos::ZERO);
         }
@@ -60,7 +59,7 @@ impl Balances {
     }
 
     /// The writer did not agree: until it tells anew, it decides alone.
-    pub fn forget(&mut self, account: &Arc<str>) {
+    pub fn forget(&mut self, account: &AccountId) {
         if let Some(known) = self.0.get_mut(account) {
             known.available = Nanos::ZERO;
         }

@@ -15,13 +15,14 @@ use crate::billing::{Account, HOLD_LIFE_MS, Sent};
 use crate::clock;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
+use crate::id::HoldId;
 use crate::metrics;
 use crate::store::hold::{self, Closed, Granted, NewHold, Served, Settlement};
 use crate::store::writer::{Lane, Patience, WriteError, Writer};
 
 /// Money set aside for one provider call. Closes itself when dropped: at its marks, if anything was received.
 pub struct Hold {
-    id: String,
+    id: HoldId,
     granted: Granted,
     prompt_max: u64,
     marks: Usage,
@@ -93,7 +94,7 @@ impl Opening {
             };
             open(conn, &sent.account, &wanted, charge.as_deref())
         };
-        let done = writer.open_for(&payer, patient.then(|| patience.clone()), work)?;
+        let done = writer.open_for(payer.as_str(), patient.then(|| patience.clone()), work)?;
         Ok(Self { new, ride, patience, done })
     }
 
@@ -139,7 +140,7 @@ fn open(
 
 impl Hold {
     pub(super) fn new(
-        (id, prompt_max): (String, u64),
+        (id, prompt_max): (HoldId, u64),
         promised: Option<Granted>,
         opening: Opening,
         ends: Ends,
@@ -158,7 +159,7 @@ impl Hold {
 
     /// The hold's id.
     pub fn id(&self) -> &str {
-        &self.id
+        self.id.as_str()
     }
 
     /// What is held, and the answer's length that it covers.
@@ -213,7 +214,7 @@ impl Hold {
         let (id, marks, served) = (self.id.clone(), self.marks, self.served.clone());
         // Bounded by the open holds: one each two seconds. Nobody waits for it; the next one says the same and more.
         drop(ends.writer.submit(Lane::Mark, move |conn| {
-            Ok(hold::checkpoint(conn, &id, (marks, served.as_ref()), said.as_deref(), expires)?)
+            Ok(hold::checkpoint(conn, id.as_str(), (marks, served.as_ref()), said.as_deref(), expires)?)
         }));
     }
 
@@ -229,7 +230,7 @@ impl Hold {
         patience: Duration,
     ) -> impl Future<Output = Result<Closed, Error>> {
         let closing = Closing {
-            hold: std::mem::take(&mut self.id),
+            hold: self.id.clone(),
             charge: Arc::new(settlement),
             opening: self.opening.take(),
             promised: self.promised,
@@ -274,7 +275,7 @@ impl Drop for Hold {
 
 /// A charge on its way. Who waits for it may go: then the ledger sees to it.
 struct Closing {
-    hold: String,
+    hold: HoldId,
     charge: Arc<Settlement>,
     opening: Option<Opening>,
     promised: bool,
@@ -326,7 +327,7 @@ impl Closing {
                     let memory = &mut *account.memory();
                     hold::settle_reserved(conn, memory, new, *granted, &charge, clock::now_ms())?
                 }
-                None => hold::settle(conn, &id, &charge, None, clock::now_ms())?,
+                None => hold::settle(conn, id.as_str(), &charge, None, clock::now_ms())?,
             };
             account.told(closed.left);
             Ok(closed)
@@ -337,7 +338,7 @@ impl Closing {
     /// Gives it to the ledger, which tries on.
     async fn hand_over(mut self) -> Result<Closed, Error> {
         let Some(ends) = self.ends.take() else { return Err(Error::Draining) };
-        let order = Settle { hold: std::mem::take(&mut self.hold), settlement: self.charge.clone() };
+        let order = Settle { hold: self.hold.clone(), settlement: self.charge.clone() };
         ends.ledger.send(order).await.map_err(|gone| Error::Internal(format!("the ledger: {gone}")))?
     }
 
@@ -351,7 +352,7 @@ impl Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         if let Some(ends) = self.ends.take() {
-            let (hold, opening) = (std::mem::take(&mut self.hold), self.opening.take());
+            let (hold, opening) = (self.hold.clone(), self.opening.take());
             // Once a hold at most. What is closed already stays as it is.
             ends.ledger.do_send(Abandon { hold, settlement: Some(self.charge.clone()), opening });
         }

@@ -6,13 +6,14 @@ use actix::prelude::*;
 
 use crate::billing::hold::Opening;
 use crate::error::Error;
+use crate::id::HoldId;
 use crate::store::hold::{Closed, Settlement};
 
 /// Charges a hold. Answered after the commit.
 #[derive(Message)]
 #[rtype(result = "Result<Closed, Error>")]
 pub struct Settle {
-    pub hold: String,
+    pub hold: HoldId,
     pub settlement: Arc<Settlement>,
 }
 
@@ -20,7 +21,7 @@ pub struct Settle {
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Release {
-    pub hold: String,
+    pub hold: HoldId,
     pub reason: &'static str,
 }
 
@@ -28,7 +29,7 @@ pub struct Release {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Abandon {
-    pub hold: String,
+    pub hold: HoldId,
     pub settlement: Option<Arc<Settlement>>,
     /// The reservation, if it is not known to be durable.
     pub opening: Option<Opening>,

@@ -19,6 +19,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
+use crate::id::AccountId;
 use crate::metrics;
 use crate::pressure::Starting;
 use crate::store::Store;
@@ -97,7 +98,7 @@ impl Billing {
     ) -> Result<Hold, Error> {
         let id = (new.id.clone(), new.prompt_max);
         let (balances, memory) = (self.balances.clone(), self.memory.clone());
-        let account = Account { name: new.account.as_str().into(), balances, memory };
+        let account = Account { name: new.account.clone(), balances, memory };
         let (amount, _) = dearest(&new, new.wanted_output)?;
         let (granted, opening) = {
             // Whoever was promised money has to come to the writer before those who were not.
@@ -140,7 +141,7 @@ pub struct Circumstances {
 /// An account, as far as what it can spend is known here.
 #[derive(Clone)]
 struct Account {
-    name: Arc<str>,
+    name: AccountId,
     balances: Arc<Mutex<Balances>>,
     memory: Arc<Mutex<Memory>>,
 }
@@ -173,7 +174,7 @@ impl Account {
         }
         self.lock().forget(&self.name);
         metrics::disagreed();
-        tracing::error!(account = &*self.name, %error, "a promised reservation was not granted; its call was for nothing");
+        tracing::error!(account = %self.name, %error, "a promised reservation was not granted; its call was for nothing");
     }
 }
 

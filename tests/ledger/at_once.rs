@@ -93,7 +93,8 @@ impl Way {
         mind: &mut Mind,
         (new, end, now): (&NewHold, &Settlement, i64),
     ) -> Result<Done, String> {
-        let (mut nothing, key) = (Memory::default(), [&*new.account, &new.agent, &new.session].join("/"));
+        let (mut nothing, key) =
+            (Memory::default(), [new.account.as_str(), new.agent.as_str(), new.session.as_str()].join("/"));
         let known = mind.places.get(&key).copied();
         let (memory, place) = match self {
             Self::AtOnceFromMemory | Self::ReservedFromMemory => (&mut mind.memory, known),
@@ -111,7 +112,7 @@ impl Way {
                         return Ok(granted.map(|_| unreachable!("it is refused")));
                     };
                     let closed = conn.transaction(|conn| match self {
-                        Self::Long => hold::settle(conn, &new.id, end, None, now),
+                        Self::Long => hold::settle(conn, new.id.as_str(), end, None, now),
                         _ => hold::settle_reserved(conn, memory, new, granted, end, now),
                     });
                     closed.map(|closed| Ok((granted, closed)))
@@ -157,20 +158,20 @@ impl World {
         candidates.dedup_by(|a, b| a.price.id == b.price.id);
         let wanted = self.random.below(4_000);
         let new = NewHold {
-            id: format!("hold_{}", self.made),
-            account: account.to_owned(),
-            key: format!("key_{agent}"),
+            id: format!("hold_{}", self.made).into(),
+            account: account.into(),
+            key: format!("key_{agent}").into(),
             budget: self
                 .random
                 .chance(25)
                 .then(|| (Nanos(self.random.between(0, 9_000_000)), self.now / 400_000_000)),
-            agent: agent.to_owned(),
-            session,
+            agent: agent.into(),
+            session: session.into(),
             place: None,
             session_by_server: unnamed,
-            completion: format!("chatcmpl_{}", self.made),
+            completion: format!("chatcmpl_{}", self.made).into(),
             // A request of two steps now and then.
-            request: format!("req_{}", self.made / 2),
+            request: format!("req_{}", self.made / 2).into(),
             step: i32::try_from(self.made % 2).expect("small"),
             idempotency: self.random.chance(12).then(|| Idempotency {
                 key: format!("again_{}", self.random.below(4)),
@@ -377,9 +378,9 @@ fn a_budget_that_was_used_up_at_once_counts_from_then_on() {
     let candidate = Candidate { model: price.model.as_str().into(), price: Arc::new(store_price(price)) };
     let end = Settlement { served: None, ..end };
     let turn = |number: u64, budget| NewHold {
-        id: format!("hold_{number}"),
-        request: format!("req_{number}"),
-        completion: format!("chatcmpl_{number}"),
+        id: format!("hold_{number}").into(),
+        request: format!("req_{number}").into(),
+        completion: format!("chatcmpl_{number}").into(),
         step: 0,
         idempotency: None,
         least_output: 1,
@@ -390,9 +391,9 @@ fn a_budget_that_was_used_up_at_once_counts_from_then_on() {
     let turns = [turn(1, None), turn(2, Some((Nanos(0), 1))), turn(3, None)];
     let mut left = databases.into_iter().map(|(way, mut database, mut mind)| {
         let credit =
-            Move::Credit { account: plain.account.clone(), reference: "pay".to_owned(), amount: 1 << 40 };
+            Move::Credit { account: plain.account.to_string(), reference: "pay".to_owned(), amount: 1 << 40 };
         // Who is told of the refusal has it committed, and the budget with it.
-        let watch = Move::Watch { account: plain.account.clone(), low: vec![1] };
+        let watch = Move::Watch { account: plain.account.to_string(), low: vec![1] };
         [credit, watch].iter().for_each(|event| drop(database.apply(event, (1, 1))));
         let granted = turns
             .each_ref()

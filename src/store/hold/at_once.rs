@@ -44,8 +44,9 @@ pub fn charge_at_once(
     let cost = case.cost(settlement.usage)?;
     let charged = split(cost, amount, Nanos(spendable.0 - amount.0)).charged;
     let begun = i64::from(there.is_none());
-    let Some(mut after) = accounts::charge(conn, &new.account, before, (amount.0, charged.0), begun)? else {
-        memory.forget(&new.account);
+    let Some(mut after) = accounts::charge(conn, new.account.as_str(), before, (amount.0, charged.0), begun)?
+    else {
+        memory.forget(new.account.as_str());
         // Nothing was written; what is asked now is so.
         return match remembered {
             true => charge_at_once(conn, memory, new, settlement, now),
@@ -54,16 +55,22 @@ pub fn charge_at_once(
     };
     insert(conn, new, (amount, pinned), &Stage::Settled { served: settlement.served.as_ref(), at: now })?;
     if after.budgeted {
-        key_budget::close(conn, &new.key, Nanos::ZERO, charged)?;
+        key_budget::close(conn, new.key.as_str(), Nanos::ZERO, charged)?;
     }
     let mut closed = book(conn, &case, (cost, charged), settlement, (&mut after, now))?;
     closed.place = store_turn(conn, new, there, settlement, now)?;
-    memory.stands(&new.account, after);
+    memory.stands(new.account.as_str(), after);
     if let Some(own) = &new.idempotency {
-        request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
+        request_key::begin(
+            conn,
+            (new.account.as_str(), new.key.as_str()),
+            own,
+            new.request.as_str(),
+            new.now,
+        )?;
     }
     if new.may_be_named() {
-        request_key::finish(conn, &new.request, settlement.answer.as_deref())?;
+        request_key::finish(conn, new.request.as_str(), settlement.answer.as_deref())?;
     }
     crate::failpoint::hit("settle executed");
     Ok((granted, closed))

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use foldhash::HashMap;
 
 use crate::clock::EpochMs;
+use crate::id::AgentId;
 use crate::store::account::Standing;
 use crate::store::hold::NewHold;
 
@@ -30,7 +31,7 @@ pub struct Memory {
 #[derive(Clone, Debug)]
 pub(super) struct Payer {
     /// The agent, which is there; an account's key may have others too.
-    pub agent: String,
+    pub agent: AgentId,
     /// Whether the key has, or had, a budget.
     pub budgeted: bool,
     /// When it ends.
@@ -45,8 +46,8 @@ impl Memory {
 
     /// How the account of a hold stands, if all that may refuse it beside the money is known to be in order.
     pub(super) fn standing(&mut self, new: &NewHold) -> Option<Standing> {
-        let known = self.known(&new.account, &new.key)?;
-        let payer = self.payers.get(&new.key).filter(|payer| payer.agent == new.agent)?;
+        let known = self.known(new.account.as_str(), new.key.as_str())?;
+        let payer = self.payers.get(new.key.as_str()).filter(|payer| payer.agent == new.agent)?;
         let ended = payer.ends_at.is_some_and(|end| end <= new.now);
         let plain = new.budget.is_none() && new.idempotency.is_none();
         (plain && !ended).then_some(known)

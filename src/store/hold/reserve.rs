@@ -9,6 +9,7 @@ use crate::billing::money::Nanos;
 use crate::billing::price::Price;
 use crate::clock::EpochMs;
 use crate::error::Error;
+use crate::id::{AccountId, AgentId, CompletionId, HoldId, KeyId, RequestId, SessionName};
 use crate::store::fixed::Value::{Int, MaybeInt, Text};
 use crate::store::fixed::fixed;
 use crate::store::hold::Served;
@@ -22,27 +23,27 @@ use crate::store::{account as accounts, key_budget, request_key, webhook};
 #[derive(Clone, Debug)]
 pub struct NewHold {
     /// The hold.
-    pub id: String,
+    pub id: HoldId,
     /// Who pays.
-    pub account: String,
+    pub account: AccountId,
     /// With which key.
-    pub key: String,
+    pub key: KeyId,
     /// The key's budget: its cap and the number of the running period.
     pub budget: Option<(Nanos, i64)>,
     /// For whose answer.
-    pub agent: String,
+    pub agent: AgentId,
     /// In which session.
-    pub session: String,
+    pub session: SessionName,
     /// Where the session's last turn has left it, as far as that is known.
     pub place: Option<Found>,
     /// Whether the session's name is ours.
     pub session_by_server: bool,
     /// Under which id.
-    pub completion: String,
+    pub completion: CompletionId,
     /// Who may serve it, the one that is asked first in front; at least one.
     pub candidates: Vec<Candidate>,
     /// For which HTTP request.
-    pub request: String,
+    pub request: RequestId,
     /// The request's own name, if its client gave one.
     pub idempotency: Option<Idempotency>,
     /// The number of the provider call in it.
@@ -82,7 +83,13 @@ impl NewHold {
     /// Whose the turn is.
     pub(super) fn whose(&self) -> Of<'_> {
         let NewHold { account, agent, session, completion, id, .. } = self;
-        Of { account, agent, session, completion, hold: id }
+        Of {
+            account: account.as_str(),
+            agent: agent.as_str(),
+            session: session.as_str(),
+            completion: completion.as_str(),
+            hold: id.as_str(),
+        }
     }
 }
 
@@ -149,12 +156,12 @@ fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing>
     );
     type Other = (Bool, Nullable<BigInt>, Bool, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>);
     let of = [
-        Text(&new.key),
-        Text(&new.key),
-        Text(&new.agent),
-        Text(&new.agent),
-        Text(&new.session),
-        Text(&new.account),
+        Text(new.key.as_str()),
+        Text(new.key.as_str()),
+        Text(new.agent.as_str()),
+        Text(new.agent.as_str()),
+        Text(new.session.as_str()),
+        Text(new.account.as_str()),
     ];
     fixed!(ASK, of).returning::<(accounts::StandingTypes, Other)>().get_result(conn)
 }
@@ -201,17 +208,17 @@ pub(super) fn weigh<'a>(
     let budget_left = match new.budget {
         Some((cap, period)) => {
             // From now on it has had one, even if this is refused.
-            memory.forget_payer(&new.key);
-            Some(key_budget::left(conn, &new.key, cap, period)?)
+            memory.forget_payer(new.key.as_str());
+            Some(key_budget::left(conn, new.key.as_str(), cap, period)?)
         }
         None => None,
     };
     let (granted, pinned) = grant(new, Nanos(money.available), budget_left)?;
     if let Some(own) = &new.idempotency {
-        request_key::check_free(conn, (&new.account, &new.key), own, new.now)?;
+        request_key::check_free(conn, (new.account.as_str(), new.key.as_str()), own, new.now)?;
     }
     if !now.agent_there {
-        return Err(Error::ModelNotFound(new.agent.clone()).into());
+        return Err(Error::ModelNotFound(new.agent.to_string()).into());
     }
     let session = match (now.session, now.head) {
         (Some(id), Some(head)) => Some(Found { id, branch: now.branch, head }),
@@ -219,7 +226,7 @@ pub(super) fn weigh<'a>(
     };
     // Whether it has a budget was looked up before it got one here.
     let budgeted = money.budgeted || new.budget.is_some();
-    memory.may_pay(&new.key, Payer { agent: new.agent.clone(), budgeted, ends_at: now.key_ends_at });
+    memory.may_pay(new.key.as_str(), Payer { agent: new.agent.clone(), budgeted, ends_at: now.key_ends_at });
     let before = accounts::Standing { budgeted, ..money };
     Ok(Fit { granted, pinned, before, remembered: false, session })
 }
@@ -262,9 +269,10 @@ pub fn reserve(
         session => session.is_some(),
     };
     let available = Nanos(before.available);
-    let Some(after) = accounts::reserve(conn, &new.account, before, granted.amount.0, i64::from(!there))?
+    let Some(after) =
+        accounts::reserve(conn, new.account.as_str(), before, granted.amount.0, i64::from(!there))?
     else {
-        memory.forget(&new.account);
+        memory.forget(new.account.as_str());
         // Nothing was written; what is asked now is so.
         return if remembered {
             reserve(conn, memory, new)
@@ -273,16 +281,27 @@ pub fn reserve(
         };
     };
     if after.budgeted {
-        key_budget::hold(conn, &new.key, granted.amount)?;
+        key_budget::hold(conn, new.key.as_str(), granted.amount)?;
     }
     insert(conn, new, (granted.amount, pinned), &Stage::Open)?;
     if !there {
-        session::begin(conn, (&new.account, &new.agent), (&new.session, new.session_by_server), new.now)?;
+        session::begin(
+            conn,
+            (new.account.as_str(), new.agent.as_str()),
+            (new.session.as_str(), new.session_by_server),
+            new.now,
+        )?;
     }
     if let Some(own) = &new.idempotency {
-        request_key::begin(conn, (&new.account, &new.key), own, &new.request, new.now)?;
+        request_key::begin(
+            conn,
+            (new.account.as_str(), new.key.as_str()),
+            own,
+            new.request.as_str(),
+            new.now,
+        )?;
     }
-    memory.stands(&new.account, after);
+    memory.stands(new.account.as_str(), after);
     crate::failpoint::hit("reserve executed");
     Ok(granted)
 }
@@ -310,9 +329,11 @@ pub(super) fn tell_refusal<T>(
     // These two come before anything is written, save the upkeep of the budget, which is true anyway.
     let told = match &error {
         Error::InsufficientBalance { needed, available } => {
-            webhook::exhausted(conn, &new.account, *needed, *available, new.now)?
+            webhook::exhausted(conn, new.account.as_str(), *needed, *available, new.now)?
         }
-        Error::BudgetExceeded => webhook::budget_exceeded(conn, &new.account, &new.key, new.now)?,
+        Error::BudgetExceeded => {
+            webhook::budget_exceeded(conn, new.account.as_str(), new.key.as_str(), new.now)?
+        }
         _ => false,
     };
     if told { Ok(Err(error)) } else { Err(error.into()) }
@@ -344,14 +365,14 @@ pub(super) fn insert(
     };
     let [by, of_model, at_price] = super::columns(served);
     let row = [
-        Text(&new.id),
-        Text(&new.account),
-        Text(&new.key),
-        Text(&new.agent),
-        Text(&new.session),
-        Text(&new.completion),
+        Text(new.id.as_str()),
+        Text(new.account.as_str()),
+        Text(new.key.as_str()),
+        Text(new.agent.as_str()),
+        Text(new.session.as_str()),
+        Text(new.completion.as_str()),
         Text(new.model()),
-        Text(&new.request),
+        Text(new.request.as_str()),
         Int(new.step.into()),
         Int(amount.0),
         Text(pinned.id.as_str()),

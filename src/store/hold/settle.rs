@@ -70,7 +70,15 @@ pub(super) struct Case<'a> {
 impl<'a> Case<'a> {
     pub(super) fn of_new(new: &'a NewHold, amount: Nanos, (model, price): (&'a str, &'a Price)) -> Self {
         let of = new.whose();
-        Self { of, key: &new.key, request: &new.request, step: new.step, amount, model, price }
+        Self {
+            of,
+            key: new.key.as_str(),
+            request: new.request.as_str(),
+            step: new.step,
+            amount,
+            model,
+            price,
+        }
     }
 
     pub(super) fn cost(&self, usage: Usage) -> Result<Nanos, Error> {
@@ -132,16 +140,16 @@ pub fn settle_reserved(
     // Whoever was noted while it ran, and what the client said then, only the row tells.
     let known = settlement.served.as_ref().filter(|_| settlement.turn.is_some());
     let Some(at) = known.and_then(|served| named(new, served)) else {
-        return settle(conn, &new.id, settlement, None, now);
+        return settle(conn, new.id.as_str(), settlement, None, now);
     };
     let case = Case::of_new(new, granted.amount, at);
     let cost = case.cost(settlement.usage)?;
-    if !close(conn, &new.id, settlement.served.as_ref(), ("settled", None), now)? {
-        return settle(conn, &new.id, settlement, None, now);
+    if !close(conn, new.id.as_str(), settlement.served.as_ref(), ("settled", None), now)? {
+        return settle(conn, new.id.as_str(), settlement, None, now);
     }
     let closed = charge(conn, memory, &case, (cost, settlement.turn.as_ref(), new.place()), settlement, now)?;
     if new.may_be_named() {
-        request_key::finish(conn, &new.request, settlement.answer.as_deref())?;
+        request_key::finish(conn, new.request.as_str(), settlement.answer.as_deref())?;
     }
     crate::failpoint::hit("settle executed");
     Ok(closed)
