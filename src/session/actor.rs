@@ -195,10 +195,29 @@ impl Actor for Session {
     type Context = Context<Self>;
 }
 
+/// A message that would be refused since the session is busy, given once more to the session by itself. What has ended
+/// already may not be known yet: a context takes in messages before it looks at what it waits for, and what it is given
+/// meanwhile it does after that.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct AtLast<M>(M);
+
 impl Handler<Begin> for Session {
     type Result = ();
 
-    fn handle(&mut self, Begin { mut run, lease }: Begin, ctx: &mut Self::Context) {
+    fn handle(&mut self, begin: Begin, ctx: &mut Self::Context) {
+        if self.is_busy() && begin.run.turn.conflict == Conflict::Reject {
+            ctx.notify(AtLast(begin));
+        } else {
+            self.handle(AtLast(begin), ctx);
+        }
+    }
+}
+
+impl Handler<AtLast<Begin>> for Session {
+    type Result = ();
+
+    fn handle(&mut self, AtLast(Begin { mut run, lease }): AtLast<Begin>, ctx: &mut Self::Context) {
         if !self.is_busy() {
             return self.start(run, lease, ctx);
         }
@@ -236,6 +255,18 @@ impl Handler<GivePlace> for Session {
     type Result = ();
 
     fn handle(&mut self, taker: GivePlace, ctx: &mut Self::Context) {
+        if self.is_busy() && taker.busy == Busy::Refuse {
+            ctx.notify(AtLast(taker));
+        } else {
+            self.handle(AtLast(taker), ctx);
+        }
+    }
+}
+
+impl Handler<AtLast<GivePlace>> for Session {
+    type Result = ();
+
+    fn handle(&mut self, AtLast(taker): AtLast<GivePlace>, ctx: &mut Self::Context) {
         match taker.busy {
             Busy::Refuse if self.is_busy() => {
                 let _ = taker.reply.send(Err(Error::SessionBusy));

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::app::{App, eventually};
+use crate::client::Event;
 use crate::database;
 use crate::script::Reply;
 
@@ -183,6 +184,26 @@ fn a_session_is_free_as_soon_as_who_had_it_is_told() {
         for _ in 0..100 {
             cut(&name, "msg_3").refused(404, "invalid_request_error", "not_found");
             cut(&name, "msg_2").ok();
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..4).for_each(|at| drop(scope.spawn(move || client(format!("s{at}")))));
+    });
+    app.finish();
+}
+
+#[test]
+fn a_session_is_free_as_soon_as_its_answer_is_there() {
+    let app = echoing();
+    let client = &|name: String| {
+        let turn = |streams: bool| {
+            let body = app.saying("one", json!({"session_id": name, "stream": streams}));
+            app.chat_call(&body).header("X-Session-Conflict", "reject")
+        };
+        for _ in 0..50 {
+            turn(false).send().ok();
+            let told = turn(true).open().ok().rest();
+            assert!(told.last().is_some_and(Event::is_done), "{told:?}");
         }
     };
     std::thread::scope(|scope| {
