@@ -68,6 +68,7 @@ pub async fn conduct(
     let RunTurn { turn, permit, mut reply, starting } = run;
     let started = Instant::now();
     let Some((mut entered, mut stop)) = local.rooms.turns.enter(&turn) else {
+        drop(permit);
         let _ = reply.send(Err(Error::Draining));
         return known;
     };
@@ -76,7 +77,7 @@ pub async fn conduct(
         None => match load(&local, key, turn.named_by).await {
             Ok(conversation) => conversation,
             Err(error) => {
-                refuse(&mut entered, reply, error);
+                refuse(&mut entered, (reply, permit), error);
                 return None;
             }
         },
@@ -100,12 +101,13 @@ pub async fn conduct(
     let opened = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            refuse(&mut entered, reply, error);
+            refuse(&mut entered, (reply, permit), error);
             return Some(conversation.after_turn());
         }
     };
     let Ok(events) = entered.log().read() else {
-        refuse(&mut entered, reply, Error::Internal("a new log has no start".to_owned()));
+        let error = Error::Internal("a new log has no start".to_owned());
+        refuse(&mut entered, (reply, permit), error);
         return Some(conversation.after_turn());
     };
     let running = Running {
@@ -127,12 +129,11 @@ pub async fn conduct(
         false => drop(reply.send(Ok(running))),
     }
     conversation.stored = true;
-    let stored = relay::relay(&turn, opened, &mut entered, stop, started).await;
+    let stored = relay::relay(&turn, opened, permit, &mut entered, stop, started).await;
     if let Some(told) = told_after {
         let (reply, running) = *told;
         drop(reply.send(Ok(running)));
     }
-    drop(permit);
     match stored {
         Stored::Nothing => {}
         // The store may have it or get it yet: the next turn asks the store.
@@ -152,8 +153,14 @@ impl Conversation {
     }
 }
 
-/// Ends a turn before its first event: for the client, and for who reads along.
-fn refuse(entered: &mut Entered, reply: oneshot::Sender<Result<Running, Error>>, error: Error) {
+/// Ends a turn before its first event: for the client, and for who reads along. Its place among its key's calls is free
+/// before.
+fn refuse(
+    entered: &mut Entered,
+    (reply, permit): (oneshot::Sender<Result<Running, Error>>, Permit),
+    error: Error,
+) {
+    drop(permit);
     entered.write(TurnEvent::Failed(Box::new(error.clone())));
     // The client may be gone; then nobody is there to be told.
     let _ = reply.send(Err(error));

@@ -19,6 +19,7 @@ use crate::error::{Error, Stop, UpstreamFailure, UpstreamKind};
 use crate::json::Raw;
 use crate::metrics;
 use crate::provider::Event;
+use crate::rate_limit::Permit;
 use crate::session::attempt::Asked;
 use crate::session::conduct::Opened;
 use crate::session::first::{Chunks, First};
@@ -60,10 +61,12 @@ pub enum Stored {
     Unknown,
 }
 
-/// Copies a reply from the provider to the turn's log and settles what was consumed; answers what was stored.
+/// Copies a reply from the provider to the turn's log and settles what was consumed; answers what was stored. Who hears of
+/// the end has given back the turn's place among his key's calls before.
 pub async fn relay(
     turn: &Turn,
     opened: Box<Opened>,
+    permit: Permit,
     events: &mut Entered,
     mut stop: oneshot::Receiver<Stop>,
     started: Instant,
@@ -115,6 +118,7 @@ pub async fn relay(
             debit.used(0);
         }
         if let Some(error) = failure(end).or(released.err()) {
+            drop(permit);
             events.write(TurnEvent::Failed(Box::new(error)));
         }
         return Stored::Nothing;
@@ -161,6 +165,7 @@ pub async fn relay(
     };
     // Before anybody hears of the end: who does may be a while ahead already.
     let now = clock::now_ms();
+    drop(permit);
     events.write(last);
     crate::failpoint::hit("final frame handed over");
     if !committed {

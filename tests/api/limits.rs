@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::app::{App, Setup, eventually};
-use crate::client::{Answer, Headers};
+use crate::client::{Answer, Event, Headers};
 use crate::script::Reply;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -168,6 +168,25 @@ fn so_many_turns_at_once_and_no_more() {
     assert!(third.rest().last().expect("events").is_done());
     eventually("both places are free", || (open().status == 200).then_some(()));
     app.settled();
+    app.finish();
+}
+
+#[test]
+fn a_place_is_free_as_soon_as_the_answer_is_there() {
+    let app = App::start();
+    let client = &|name: String| {
+        let key = limited_key(&app, json!({"concurrency": 1}));
+        let turn = |more: Value| app.call("POST", CHAT).key(&key).json(&app.saying("Hello", more));
+        for _ in 0..50 {
+            turn(json!({"session_id": name})).send().ok();
+            turn(json!({"session_id": name, "max_tokens": 0})).send().is(400);
+            let told = turn(json!({"session_id": name, "stream": true})).open().ok().rest();
+            assert!(told.last().is_some_and(Event::is_done), "{told:?}");
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..4).for_each(|at| drop(scope.spawn(move || client(format!("s{at}")))));
+    });
     app.finish();
 }
 
