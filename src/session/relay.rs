@@ -61,8 +61,8 @@ pub enum Stored {
     Unknown,
 }
 
-/// Copies a reply from the provider to the turn's log and settles what was consumed; answers what was stored. Who hears of
-/// the end has given back the turn's place among his key's calls before.
+/// Copies a reply from the provider to the turn's log and settles what was consumed; answers what was stored. The turn's
+/// place among its key's calls is free before anybody hears of the end.
 pub async fn relay(
     turn: &Turn,
     opened: Box<Opened>,
