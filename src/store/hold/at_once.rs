@@ -61,13 +61,7 @@ pub fn charge_at_once(
     closed.place = store_turn(conn, new, there, settlement, now)?;
     memory.stands(new.account.as_str(), after);
     if let Some(own) = &new.idempotency {
-        request_key::begin(
-            conn,
-            (new.account.as_str(), new.key.as_str()),
-            own,
-            new.request.as_str(),
-            new.now,
-        )?;
+        request_key::begin(conn, new.payer(), own, new.request.as_str(), new.now)?;
     }
     if new.may_be_named() {
         request_key::finish(conn, new.request.as_str(), settlement.answer.as_deref())?;

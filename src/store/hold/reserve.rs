@@ -80,6 +80,11 @@ impl NewHold {
         self.place.filter(|place| place.branch.is_some() && place.head > 0)
     }
 
+    /// The account and the key that pay.
+    pub(super) fn payer(&self) -> (&str, &str) {
+        (self.account.as_str(), self.key.as_str())
+    }
+
     /// Whose the turn is.
     pub(super) fn whose(&self) -> Of<'_> {
         let NewHold { account, agent, session, completion, id, .. } = self;
@@ -215,7 +220,7 @@ pub(super) fn weigh<'a>(
     };
     let (granted, pinned) = grant(new, Nanos(money.available), budget_left)?;
     if let Some(own) = &new.idempotency {
-        request_key::check_free(conn, (new.account.as_str(), new.key.as_str()), own, new.now)?;
+        request_key::check_free(conn, new.payer(), own, new.now)?;
     }
     if !now.agent_there {
         return Err(Error::ModelNotFound(new.agent.to_string()).into());
@@ -293,13 +298,7 @@ pub fn reserve(
         )?;
     }
     if let Some(own) = &new.idempotency {
-        request_key::begin(
-            conn,
-            (new.account.as_str(), new.key.as_str()),
-            own,
-            new.request.as_str(),
-            new.now,
-        )?;
+        request_key::begin(conn, new.payer(), own, new.request.as_str(), new.now)?;
     }
     memory.stands(new.account.as_str(), after);
     crate::failpoint::hit("reserve executed");
