@@ -12,7 +12,6 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
 use crate::json::{Fields, ObjectWriter, Raw};
-use crate::provider::client::scratch;
 use crate::provider::http::{Body, Endpoint};
 use crate::provider::refusal::Secrets;
 use crate::provider::{Answer, Call, Event, OutputField, Provider, Timeouts};
@@ -115,7 +114,7 @@ fn error_in(body: &Bytes) -> Option<Raw> {
 
 /// The request as the provider gets it: the client's fields in their order, ours in their place.
 pub fn request_body(call: &Call, output_field: OutputField) -> Bytes {
-    let mut body = ObjectWriter::into(scratch::take(call.messages.size() + 1_024));
+    let mut body = ObjectWriter::with_capacity(call.messages.size() + 1_024);
     body.string("model", &call.model);
     let translated = call.newer_names && output_field == OutputField::MaxTokens;
     let list = body.name("messages").out();
@@ -138,7 +137,7 @@ pub fn request_body(call: &Call, output_field: OutputField) -> Bytes {
         body.value("stream", &true);
         body.field("stream_options", stream_options(&call.fields).bytes());
     }
-    scratch::lend(body.close())
+    body.finish()
 }
 
 /// `developer` is OpenAI's newer name of `system`, which most others refuse.

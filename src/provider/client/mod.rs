@@ -10,7 +10,6 @@ pub mod body;
 mod connection;
 pub mod head;
 mod pool;
-pub mod scratch;
 mod target;
 #[cfg(test)]
 mod tests;
