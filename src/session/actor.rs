@@ -110,6 +110,59 @@ impl Session {
         self.taken || self.running.is_some()
     }
 
+    /// Why a turn that comes now is refused, if it is.
+    fn refusal(&mut self, conflict: Conflict) -> Option<Error> {
+        if !self.is_busy() {
+            return None;
+        }
+        // A client that left has given up its place.
+        self.waiting.retain(|waiting| !waiting.run.has_left());
+        match conflict {
+            Conflict::Reject => Some(Error::SessionBusy),
+            Conflict::Queue | Conflict::Interrupt => {
+                (self.waiting.len() >= WAITING).then_some(Error::SessionQueueFull)
+            }
+        }
+    }
+
+    /// Starts a turn, or has it wait.
+    fn take_in(&mut self, Begin { mut run, lease }: Begin, ctx: &mut Context<Self>) {
+        if !self.is_busy() {
+            return self.start(run, lease, ctx);
+        }
+        run.starting.waits();
+        let interrupts = run.turn.conflict == Conflict::Interrupt;
+        let counted = metrics::Waiting::enter();
+        let waiting = Waiting { run, lease, since: Instant::now(), _counted: counted };
+        if interrupts {
+            self.waiting.push_front(waiting);
+            self.interrupt(ctx);
+        } else {
+            self.waiting.push_back(waiting);
+        }
+        if !self.timed {
+            self.expire(ctx);
+        }
+        if !std::mem::replace(&mut self.watched, true) {
+            ctx.spawn(Leaving);
+        }
+    }
+
+    /// Puts somebody who wants the session to himself before all turns; what runs and waits ends for him if he says so.
+    fn let_in(&mut self, taker: GivePlace, ctx: &mut Context<Self>) {
+        if taker.busy == Busy::End {
+            for waiting in self.waiting.drain(..) {
+                let _ = waiting.run.reply.send(Err(Error::Stopped(Stop::Cancelled)));
+            }
+        }
+        self.takers.push_back(taker);
+        if self.is_busy() {
+            self.end_running(ctx);
+        } else {
+            self.next(ctx);
+        }
+    }
+
     /// Lets somebody have the session to himself, until he drops what he is given.
     fn give_place(&mut self, GivePlace { reply, lease, .. }: GivePlace, ctx: &mut Context<Self>) -> bool {
         let (place, left) = oneshot::channel();
@@ -206,10 +259,9 @@ impl Handler<Begin> for Session {
     type Result = ();
 
     fn handle(&mut self, begin: Begin, ctx: &mut Self::Context) {
-        if self.is_busy() && begin.run.turn.conflict == Conflict::Reject {
-            ctx.notify(AtLast(begin));
-        } else {
-            self.handle(AtLast(begin), ctx);
+        match self.refusal(begin.run.turn.conflict) {
+            Some(_) => ctx.notify(AtLast(begin)),
+            None => self.take_in(begin, ctx),
         }
     }
 }
@@ -217,36 +269,10 @@ impl Handler<Begin> for Session {
 impl Handler<AtLast<Begin>> for Session {
     type Result = ();
 
-    fn handle(&mut self, AtLast(Begin { mut run, lease }): AtLast<Begin>, ctx: &mut Self::Context) {
-        if !self.is_busy() {
-            return self.start(run, lease, ctx);
-        }
-        // A client that left has given up its place.
-        self.waiting.retain(|waiting| !waiting.run.has_left());
-        let refused = match run.turn.conflict {
-            Conflict::Reject => Some(Error::SessionBusy),
-            _ if self.waiting.len() >= WAITING => Some(Error::SessionQueueFull),
-            Conflict::Queue | Conflict::Interrupt => None,
-        };
-        if let Some(error) = refused {
-            let _ = run.reply.send(Err(error));
-            return;
-        }
-        run.starting.waits();
-        let interrupts = run.turn.conflict == Conflict::Interrupt;
-        let counted = metrics::Waiting::enter();
-        let waiting = Waiting { run, lease, since: Instant::now(), _counted: counted };
-        if interrupts {
-            self.waiting.push_front(waiting);
-            self.interrupt(ctx);
-        } else {
-            self.waiting.push_back(waiting);
-        }
-        if !self.timed {
-            self.expire(ctx);
-        }
-        if !std::mem::replace(&mut self.watched, true) {
-            ctx.spawn(Leaving);
+    fn handle(&mut self, AtLast(begin): AtLast<Begin>, ctx: &mut Self::Context) {
+        match self.refusal(begin.run.turn.conflict) {
+            Some(error) => drop(begin.run.reply.send(Err(error))),
+            None => self.take_in(begin, ctx),
         }
     }
 }
@@ -255,10 +281,10 @@ impl Handler<GivePlace> for Session {
     type Result = ();
 
     fn handle(&mut self, taker: GivePlace, ctx: &mut Self::Context) {
-        if self.is_busy() && taker.busy == Busy::Refuse {
+        if taker.busy == Busy::Refuse && self.is_busy() {
             ctx.notify(AtLast(taker));
         } else {
-            self.handle(AtLast(taker), ctx);
+            self.let_in(taker, ctx);
         }
     }
 }
@@ -267,23 +293,10 @@ impl Handler<AtLast<GivePlace>> for Session {
     type Result = ();
 
     fn handle(&mut self, AtLast(taker): AtLast<GivePlace>, ctx: &mut Self::Context) {
-        match taker.busy {
-            Busy::Refuse if self.is_busy() => {
-                let _ = taker.reply.send(Err(Error::SessionBusy));
-                return;
-            }
-            Busy::Refuse => {}
-            Busy::End => {
-                for waiting in self.waiting.drain(..) {
-                    let _ = waiting.run.reply.send(Err(Error::Stopped(Stop::Cancelled)));
-                }
-            }
-        }
-        self.takers.push_back(taker);
-        if self.is_busy() {
-            self.end_running(ctx);
+        if taker.busy == Busy::Refuse && self.is_busy() {
+            let _ = taker.reply.send(Err(Error::SessionBusy));
         } else {
-            self.next(ctx);
+            self.let_in(taker, ctx);
         }
     }
 }

@@ -213,6 +213,14 @@ fn a_session_is_free_as_soon_as_its_answer_is_there() {
 }
 
 #[test]
+fn as_many_clients_as_may_run_and_wait_in_a_session_find_room_one_turn_after_the_other() {
+    let app = echoing();
+    let client = || (0..30).for_each(|_| drop(app.say("one", json!({"session_id": "s"}))));
+    std::thread::scope(|scope| (0..9).for_each(|_| drop(scope.spawn(client))));
+    app.finish();
+}
+
+#[test]
 fn a_deleted_session_ends_what_runs_and_waits_in_it() {
     let app = echoing();
     let gate = app.upstream.gate();
