@@ -59,6 +59,14 @@ pub fn open_writer(file: &Path) -> anyhow::Result<SqliteConnection> {
     Ok(conn)
 }
 
+/// Opens a connection that only merges the write-ahead log into the database.
+pub fn open_merger(file: &Path) -> anyhow::Result<SqliteConnection> {
+    let mut conn = establish(file)?;
+    conn.batch_execute("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")
+        .context("opening the database to merge its log")?;
+    Ok(conn)
+}
+
 /// Opens one connection that only reads.
 pub fn open_reader(file: &Path) -> anyhow::Result<SqliteConnection> {
     let mut conn = establish(file)?;

@@ -9,6 +9,8 @@ use diesel::connection::InstrumentationEvent;
 use diesel::prelude::*;
 use diesel::result::Error;
 
+use super::UNSURE_EXIT;
+
 /// What befell a whole batch; a graver one comes later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -95,4 +97,11 @@ impl Watch {
     pub fn take(&self) -> Option<Told> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// Nobody is answered: what was committed only the next start can tell. The log is written without a buffer,
+/// and SQLite gets no chance to sync once more, as it would when the connection is closed.
+pub fn end_process(cause: &str) -> ! {
+    tracing::error!(%cause, "the database cannot be trusted any more; the process ends, a new start recovers");
+    std::process::exit(UNSURE_EXIT)
 }

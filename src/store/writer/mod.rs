@@ -19,6 +19,7 @@
 mod ballast;
 mod batch;
 mod fault;
+mod merge;
 mod queue;
 mod thread;
 mod work;

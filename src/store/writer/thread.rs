@@ -8,22 +8,24 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Integer, Text};
+use diesel::sql_types::Text;
 use tokio::sync::oneshot;
 
 use super::ballast::Room;
 use super::batch::{self, Failed};
-use super::fault::{Fault, Told, Watch};
+use super::fault::{Fault, Told, Watch, end_process};
+use super::merge::{self, Merger};
 use super::queue::Shared;
 use super::work::Entry;
-use super::{BATCH, Lane, Settings, UNSURE_EXIT};
+use super::{BATCH, Lane, Settings};
 use crate::error::Error;
 
-/// Pages of the write-ahead log that are not in the database yet and make it worth a checkpoint: 16 MiB, as much as the
+/// The most pages of the write-ahead log, about, that are not in the database yet: 16 MiB, as much as the
 /// ballast holds, since on a full disk it has to be merged in the room that this leaves. Fewer would write and sync the
-/// same pages of the database again and again. (Four times as many take a hundredth less processor time, and the 99th
-/// percentile of plain answers falls from 11 to 4 ms; but that has no room then.)
-const CHECKPOINT_PAGES: i32 = 4_096;
+/// same pages of the database again and again.
+const MOST_PAGES: i32 = 4_096;
+/// From so many on it is merged beside the writer, so that it is done before they are as many as that.
+const MERGE_PAGES: i32 = 3_072;
 /// After how many pieces of work it is looked how many pages those are: a piece writes about seven.
 const LOOK_EVERY: usize = 128;
 /// Pieces of work that may panic within [`PANIC_SPAN`]; one more, and the server is asked to stop.
@@ -57,6 +59,7 @@ pub struct Thread {
     shared: Arc<Shared>,
     watch: Watch,
     database: Option<PathBuf>,
+    merger: Merger,
     panics: Panics,
     /// Tells the server that it has to stop.
     gone: Option<oneshot::Sender<()>>,
@@ -80,12 +83,13 @@ impl Thread {
         // SQLite would do it inside the commit, and keep a failed sync of the database to itself.
         conn.batch_execute("PRAGMA wal_autocheckpoint = 0;")?;
         let watch = Watch::on(&mut conn);
-        let (panics, gone) = (Panics::default(), Some(gone));
+        let (panics, gone, merger) = (Panics::default(), Some(gone), Merger::of(database.clone()));
         Ok(Self {
             conn,
             shared,
             watch,
             database,
+            merger,
             panics,
             gone,
             most: BATCH,
@@ -106,6 +110,7 @@ impl Thread {
             self.tell_room(&room);
         }
         // A stop in order leaves one file that can be copied alone.
+        self.merger.wait();
         if let Err(cause) = self.conn.batch_execute("PRAGMA wal_checkpoint(TRUNCATE);") {
             tracing::warn!(%cause, "the write-ahead log was not merged");
         }
@@ -178,11 +183,29 @@ impl Thread {
         }
         self.failures = 0;
         self.most = (self.most * 2).min(BATCH);
-        if self.unseen >= LOOK_EVERY {
+        // After the answers: nobody has to wait for it but the next batch.
+        if self.merger.ended() {
+            merge::checkpoint(&mut self.conn);
+        } else if self.unseen >= LOOK_EVERY {
             self.unseen = 0;
-            // After the answers: nobody has to wait for it but the next batch.
-            self.checkpoint(CHECKPOINT_PAGES);
+            self.look_at_log();
         }
+    }
+
+    /// Has the log merged when it is worth it, and waits for that where it has become too long.
+    fn look_at_log(&mut self) {
+        let pages = merge::pages(&mut self.conn);
+        if pages >= MOST_PAGES {
+            self.merge();
+        } else if pages >= MERGE_PAGES {
+            self.merger.begin();
+        }
+    }
+
+    /// Merges the log, behind whoever does.
+    fn merge(&mut self) {
+        self.merger.wait();
+        merge::checkpoint(&mut self.conn);
     }
 
     /// What opens is refused; what closes waits at the front of its queue and is tried again.
@@ -200,7 +223,7 @@ impl Thread {
             Fault::Full => {
                 room.run_out();
                 // What the log holds goes into the database, so that the log's own room can be used again.
-                self.checkpoint(0);
+                self.merge();
             }
             // Those that came meanwhile have waited for the lock as well; each batch of them would once more.
             Fault::Locked => {
@@ -232,21 +255,6 @@ impl Thread {
         opens.into_iter().for_each(|entry| entry.fail(cause));
     }
 
-    /// Copies the write-ahead log into the database when it holds at least `pages` that are not there yet.
-    fn checkpoint(&mut self, pages: i32) {
-        let state = diesel::sql_query("PRAGMA wal_checkpoint(NOOP)").get_result::<Log>(&mut self.conn);
-        let done = state.and_then(|log| match log.log - log.checkpointed {
-            left if left <= 0 || left < pages => Ok(()),
-            _ => self.conn.batch_execute("PRAGMA wal_checkpoint(PASSIVE);"),
-        });
-        if let Err(cause) = done {
-            if Fault::of(&cause) == Some(Fault::Broken) {
-                end_process(&cause.to_string());
-            }
-            tracing::warn!(%cause, "the write-ahead log was not merged");
-        }
-    }
-
     fn count(&self, items: usize, commit: Duration) {
         let counters = &self.shared.counters;
         let micros = u64::try_from(commit.as_micros()).unwrap_or(u64::MAX);
@@ -274,22 +282,6 @@ impl Drop for End {
 /// Takes new work and what closes apart, each in its order.
 fn split(batch: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
     batch.into_iter().partition(|entry| entry.lane == Lane::Open)
-}
-
-/// Nobody is answered: what was committed only the next start can tell. The log is written without a buffer,
-/// and SQLite gets no chance to sync once more, as it would when the connection is closed.
-fn end_process(cause: &str) -> ! {
-    tracing::error!(%cause, "the database cannot be trusted any more; the process ends, a new start recovers");
-    std::process::exit(UNSURE_EXIT)
-}
-
-/// The state of the write-ahead log, in pages.
-#[derive(QueryableByName)]
-struct Log {
-    #[diesel(sql_type = Integer)]
-    log: i32,
-    #[diesel(sql_type = Integer)]
-    checkpointed: i32,
 }
 
 #[derive(QueryableByName)]

@@ -3,6 +3,7 @@
 mod batches;
 mod disk;
 mod faults;
+mod merge;
 mod process;
 
 use std::path::PathBuf;
