@@ -14,9 +14,20 @@ use diesel::sql_types::Integer;
 use super::fault::{Fault, end_process};
 use crate::store::connection::open_merger;
 
-/// Merges when it is told to, one at a time.
+/// The most pages of the write-ahead log, about, that are not in the database yet: 16 MiB, as much as the
+/// ballast holds, since on a full disk it has to be merged in the room that this leaves. Fewer would write and sync the
+/// same pages of the database again and again.
+const MOST_PAGES: i32 = 4_096;
+/// From so many on it is merged beside the writer, so that it is done before they are as many as that.
+const MERGE_PAGES: i32 = 3_072;
+/// After how many pieces of work it is looked how many pages those are: a piece writes about seven.
+const LOOK_EVERY: usize = 128;
+
+/// Decides when the log is merged, and by whom.
 pub struct Merger {
     database: Option<PathBuf>,
+    /// Pieces of work since the log was looked at.
+    unseen: usize,
     /// Kept from one time to the next.
     conn: Option<SqliteConnection>,
     running: Option<JoinHandle<Option<SqliteConnection>>>,
@@ -25,16 +36,47 @@ pub struct Merger {
 impl Merger {
     /// For the database in that file; `None` for one in memory, which has no log.
     pub fn of(database: Option<PathBuf>) -> Self {
-        Self { database, conn: None, running: None }
+        Self { database, unseen: 0, conn: None, running: None }
     }
 
-    /// Begins, unless it has begun already. Where no thread can be started, it is the writer who merges a log of many pages.
+    /// To be called by the writer after each commit, with its connection and the number of pieces that were committed.
+    pub fn committed(&mut self, pieces: usize, writer: &mut SqliteConnection) {
+        self.unseen += pieces;
+        if self.ended() {
+            checkpoint(writer);
+        } else if self.unseen >= LOOK_EVERY {
+            self.unseen = 0;
+            match pages(writer) {
+                MOST_PAGES.. => self.merge(writer),
+                MERGE_PAGES.. => self.begin(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Merges all that there is, by the writer's connection.
+    pub fn merge(&mut self, writer: &mut SqliteConnection) {
+        self.wait();
+        checkpoint(writer);
+    }
+
+    /// The same, when the writer has ended: nothing is left of the log.
+    pub fn finish(&mut self, writer: &mut SqliteConnection) {
+        self.wait();
+        if let Err(cause) = writer.batch_execute("PRAGMA wal_checkpoint(TRUNCATE);") {
+            tracing::warn!(%cause, "the write-ahead log was not merged");
+        }
+    }
+
+    /// Has another thread begin, unless one has already. Where no thread can be started, it is the writer who merges a log of many pages.
     pub fn begin(&mut self) {
         let (Some(database), None) = (self.database.clone(), &self.running) else { return };
         let kept = self.conn.take();
         let merge = move || match kept.map_or_else(|| open_merger(&database), Ok) {
             Ok(mut conn) => {
-                merge(&mut conn);
+                // All, then what came meanwhile, so that little is left to the writer.
+                checkpoint(&mut conn);
+                checkpoint(&mut conn);
                 Some(conn)
             }
             Err(cause) => {
@@ -48,7 +90,7 @@ impl Merger {
         }
     }
 
-    /// Whether it has come to its end, which is told once.
+    /// Whether that has come to its end, which is told once.
     pub fn ended(&mut self) -> bool {
         self.running.as_ref().is_some_and(JoinHandle::is_finished) && self.wait()
     }
@@ -62,14 +104,8 @@ impl Merger {
     }
 }
 
-/// Merges all, then what came meanwhile, so that little is left to the writer.
-fn merge(conn: &mut SqliteConnection) {
-    checkpoint(conn);
-    checkpoint(conn);
-}
-
 /// Copies the write-ahead log into the database, as far as nobody reads what it would take the place of.
-pub fn checkpoint(conn: &mut SqliteConnection) {
+fn checkpoint(conn: &mut SqliteConnection) {
     if let Err(cause) = conn.batch_execute("PRAGMA wal_checkpoint(PASSIVE);") {
         not_merged(&cause);
     }

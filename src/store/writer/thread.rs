@@ -14,20 +14,12 @@ use tokio::sync::oneshot;
 use super::ballast::Room;
 use super::batch::{self, Failed};
 use super::fault::{Fault, Told, Watch, end_process};
-use super::merge::{self, Merger};
+use super::merge::Merger;
 use super::queue::Shared;
 use super::work::Entry;
 use super::{BATCH, Lane, Settings};
 use crate::error::Error;
 
-/// The most pages of the write-ahead log, about, that are not in the database yet: 16 MiB, as much as the
-/// ballast holds, since on a full disk it has to be merged in the room that this leaves. Fewer would write and sync the
-/// same pages of the database again and again.
-const MOST_PAGES: i32 = 4_096;
-/// From so many on it is merged beside the writer, so that it is done before they are as many as that.
-const MERGE_PAGES: i32 = 3_072;
-/// After how many pieces of work it is looked how many pages those are: a piece writes about seven.
-const LOOK_EVERY: usize = 128;
 /// Pieces of work that may panic within [`PANIC_SPAN`]; one more, and the server is asked to stop.
 const PANICS: usize = 3;
 /// The time over which panics are counted.
@@ -65,8 +57,6 @@ pub struct Thread {
     gone: Option<oneshot::Sender<()>>,
     /// The most that the next batch takes: less than [`BATCH`] after one that did not fit.
     most: usize,
-    /// Pieces of work since the write-ahead log was looked at.
-    unseen: usize,
     /// How often in a row a batch has failed.
     failures: u32,
     settings: Settings,
@@ -84,19 +74,7 @@ impl Thread {
         conn.batch_execute("PRAGMA wal_autocheckpoint = 0;")?;
         let watch = Watch::on(&mut conn);
         let (panics, gone, merger) = (Panics::default(), Some(gone), Merger::of(database.clone()));
-        Ok(Self {
-            conn,
-            shared,
-            watch,
-            database,
-            merger,
-            panics,
-            gone,
-            most: BATCH,
-            unseen: 0,
-            failures: 0,
-            settings,
-        })
+        Ok(Self { conn, shared, watch, database, merger, panics, gone, most: BATCH, failures: 0, settings })
     }
 
     /// Works until stopped and done.
@@ -110,10 +88,7 @@ impl Thread {
             self.tell_room(&room);
         }
         // A stop in order leaves one file that can be copied alone.
-        self.merger.wait();
-        if let Err(cause) = self.conn.batch_execute("PRAGMA wal_checkpoint(TRUNCATE);") {
-            tracing::warn!(%cause, "the write-ahead log was not merged");
-        }
+        self.merger.finish(&mut self.conn);
     }
 
     fn serve(&mut self, mut batch: Vec<Entry>, room: &mut Room) {
@@ -177,35 +152,14 @@ impl Thread {
     }
 
     fn succeed(&mut self, batch: Vec<Entry>) {
-        self.unseen += batch.len();
+        let pieces = batch.len();
         for entry in batch {
             entry.work.answer(Ok(()));
         }
         self.failures = 0;
         self.most = (self.most * 2).min(BATCH);
         // After the answers: nobody has to wait for it but the next batch.
-        if self.merger.ended() {
-            merge::checkpoint(&mut self.conn);
-        } else if self.unseen >= LOOK_EVERY {
-            self.unseen = 0;
-            self.look_at_log();
-        }
-    }
-
-    /// Has the log merged when it is worth it, and waits for that where it has become too long.
-    fn look_at_log(&mut self) {
-        let pages = merge::pages(&mut self.conn);
-        if pages >= MOST_PAGES {
-            self.merge();
-        } else if pages >= MERGE_PAGES {
-            self.merger.begin();
-        }
-    }
-
-    /// Merges the log, behind whoever does.
-    fn merge(&mut self) {
-        self.merger.wait();
-        merge::checkpoint(&mut self.conn);
+        self.merger.committed(pieces, &mut self.conn);
     }
 
     /// What opens is refused; what closes waits at the front of its queue and is tried again.
@@ -223,7 +177,7 @@ impl Thread {
             Fault::Full => {
                 room.run_out();
                 // What the log holds goes into the database, so that the log's own room can be used again.
-                self.merge();
+                self.merger.merge(&mut self.conn);
             }
             // Those that came meanwhile have waited for the lock as well; each batch of them would once more.
             Fault::Locked => {

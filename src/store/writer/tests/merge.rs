@@ -10,10 +10,6 @@ fn large(rig: &Rig, name: String) -> Answer<()> {
     rig.submit(Lane::Open, move |conn| Ok(note(conn, &name, LARGE)?))
 }
 
-fn log_bytes(directory: &std::path::Path) -> u64 {
-    directory.join("switchboard.db-wal").metadata().map_or(0, |log| log.len())
-}
-
 #[test]
 fn a_log_is_merged_by_another_thread_each_time_that_it_is_told_to() {
     let rig = Rig::start();
@@ -40,10 +36,10 @@ fn a_log_stays_short_and_what_is_written_meanwhile_stays_whole() {
         answer(large(&rig, format!("{at:03}"))).expect("a note");
     }
     // A hundred million bytes went through it.
-    assert!(log_bytes(&rig.directory) < 40 << 20, "{}", log_bytes(&rig.directory));
+    assert!(rig.log_bytes() < 40 << 20, "{}", rig.log_bytes());
     assert_eq!(rig.notes().len(), 1_000);
     rig.stop();
-    assert_eq!(log_bytes(&rig.directory), 0, "the log is merged");
+    assert_eq!(rig.log_bytes(), 0, "the log is merged");
     assert_eq!(rig.notes().len(), 1_000);
 }
 
@@ -57,14 +53,14 @@ fn a_log_that_somebody_reads_is_merged_when_they_are_done() {
     for at in 0..500 {
         answer(large(&rig, format!("{at:03}"))).expect("a note");
     }
-    let kept = log_bytes(&rig.directory);
+    let kept = rig.log_bytes();
     assert!(kept > 50_000_000, "what is read may not be overwritten: {kept}");
     assert_eq!(names(&mut reader), ["there"], "the reader sees what it saw");
     reader.batch_execute("COMMIT;").expect("the end");
     for at in 500..1_000 {
         answer(large(&rig, format!("{at:03}"))).expect("a note");
     }
-    let now = log_bytes(&rig.directory);
+    let now = rig.log_bytes();
     assert!(now < kept + (20 << 20), "the log has begun anew in its own room: {kept}, then {now}");
     assert_eq!(rig.notes().len(), 1_001);
     rig.stop();

@@ -113,6 +113,11 @@ impl Rig {
         self.directory.join("ballast").metadata().ok().map(|file| file.len())
     }
 
+    /// The size of the write-ahead log's file.
+    fn log_bytes(&self) -> u64 {
+        self.directory.join("switchboard.db-wal").metadata().map_or(0, |log| log.len())
+    }
+
     /// Stops the writer and waits for its thread.
     fn stop(&mut self) {
         self.writer.stop();
