@@ -68,7 +68,8 @@ impl Merger {
         }
     }
 
-    /// Has another thread begin, unless one has already. Where no thread can be started, it is the writer who merges a log of many pages.
+    /// Has another thread begin, unless one has already. Where no thread can be started, it is the writer who merges a log of
+    /// many pages.
     pub fn begin(&mut self) {
         let (Some(database), None) = (self.database.clone(), &self.running) else { return };
         let kept = self.conn.take();
