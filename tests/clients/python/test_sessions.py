@@ -93,11 +93,19 @@ def test_archived(ask, server):
     assert ask("plain", extra_body={"session_id": session}).session_id == session
 
 
+def read_until(stream, text):
+    """Reads the stream until its answer has come to this text; the iterator over what follows."""
+    chunks, got = iter(stream), ""
+    while got != text:
+        got += next(chunks).choices[0].delta.content or ""
+    return chunks
+
+
 def test_busy(ask, upstream):
     """While a turn runs, a second one is refused if it asks for that, and else waits for its place."""
     session = "busy-session"
     running = ask("hold", stream=True, extra_body={"session_id": session})
-    next(iter(running))
+    read_until(running, "Hello from")
     with pytest.raises(openai.ConflictError) as caught:
         ask("echo me", extra_body={"session_id": session}, extra_headers={"X-Session-Conflict": "reject"})
     assert caught.value.code == "session_busy"
@@ -111,10 +119,7 @@ def test_busy(ask, upstream):
 def test_interrupted(ask, upstream):
     """A new turn may also end the running one, whose stream then says so."""
     session = "interrupted-session"
-    running = iter(ask("hold", stream=True, extra_body={"session_id": session}))
-    text = ""
-    while text != "Hello from":
-        text += next(running).choices[0].delta.content or ""
+    running = read_until(ask("hold", stream=True, extra_body={"session_id": session}), "Hello from")
     (call,) = [call for call in upstream.about("hold") if not call.closed.is_set()]
     second = ask("echo next", extra_body={"session_id": session}, extra_headers={"X-Session-Conflict": "interrupt"})
     assert second.content.strip() == "next"
