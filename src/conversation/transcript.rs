@@ -2,10 +2,14 @@
 
 use std::borrow::Cow;
 
+use buf_list::BufList;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::json::Raw;
+
+/// From this size on, in bytes, a piece goes to a provider from where it is: smaller ones are copied sooner than listed.
+const LARGE: usize = 2 * 1_024;
 
 /// Messages in order, as JSON. What never changes of a conversation is joined once and not again for each turn.
 #[derive(Clone, Debug, Default)]
@@ -54,17 +58,29 @@ impl Transcript {
         self.pieces.iter().map(|piece| piece.text.bytes().len() + 1).sum()
     }
 
-    /// Writes the messages behind each other, with a comma between each.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// How much of it [`Self::write`] writes, about, in bytes.
+    pub fn size_of_small(&self) -> usize {
+        let sizes = self.pieces.iter().map(|piece| piece.text.bytes().len());
+        sizes.map(|size| if size < LARGE { size + 1 } else { 1 }).sum()
+    }
+
+    /// Writes the messages behind each other, with a comma between each; of large pieces, which stay where they are, it
+    /// tells where in `out` they belong.
+    pub fn write(&self, out: &mut Vec<u8>) -> Vec<(usize, Bytes)> {
+        let mut large = Vec::new();
         for (at, piece) in self.pieces.iter().enumerate() {
             if at > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(piece.text.bytes());
+            match piece.text.bytes() {
+                text if text.len() >= LARGE => large.push((out.len(), text.clone())),
+                text => out.extend_from_slice(text),
+            }
         }
+        large
     }
 
-    /// The same of what `tell` makes of each message.
+    /// The same of what `tell` makes of each message, all of it written.
     pub fn write_each(&self, out: &mut Vec<u8>, tell: impl for<'a> Fn(&'a Raw) -> Cow<'a, Raw>) {
         for (at, message) in self.messages().iter().enumerate() {
             if at > 0 {
@@ -93,6 +109,19 @@ impl FromIterator<Raw> for Transcript {
         messages.into_iter().for_each(|message| all.push(message));
         all
     }
+}
+
+/// `text` with each of the `large` pieces where it belongs there.
+pub fn spliced(text: Bytes, large: Vec<(usize, Bytes)>) -> BufList {
+    let mut whole = BufList::with_capacity(2 * large.len() + 1);
+    let mut from = 0;
+    for (at, piece) in large {
+        whole.push_chunk(text.slice(from..at));
+        whole.push_chunk(piece);
+        from = at;
+    }
+    whole.push_chunk(text.slice(from..));
+    whole
 }
 
 /// The messages of a piece.
@@ -126,8 +155,25 @@ mod tests {
 
     fn written(transcript: &Transcript) -> String {
         let mut out = Vec::new();
-        transcript.write(&mut out);
-        String::from_utf8(out).expect("text")
+        let large = transcript.write(&mut out);
+        let whole: Vec<u8> = spliced(out.into(), large).into_iter().flatten().collect();
+        String::from_utf8(whole).expect("text")
+    }
+
+    #[test]
+    fn a_large_piece_is_not_copied_and_stands_where_it_would_if_it_were() {
+        let said = |size: usize| Raw::of(&serde_json::json!({"content": "x".repeat(size)}));
+        let sizes = [[0, LARGE, LARGE, 0], [LARGE, 0, 0, LARGE], [LARGE; 4], [0; 4]];
+        for said in sizes.map(|sizes| sizes.map(said)) {
+            let texts: Vec<_> = said.iter().map(Raw::text).collect();
+            let transcript: Transcript = said.iter().cloned().collect();
+            assert_eq!(written(&transcript), texts.join(","));
+            let large = transcript.write(&mut Vec::new());
+            let own = said.iter().filter(|message| message.bytes().len() >= LARGE);
+            assert!(
+                large.iter().map(|(_, piece)| piece.as_ptr()).eq(own.map(|message| message.bytes().as_ptr()))
+            );
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::time::Duration;
 
+use buf_list::BufList;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use secrecy::{ExposeSecret, SecretString};
@@ -95,7 +96,7 @@ impl Endpoint {
     /// When there is no answer, or a refusal.
     pub async fn post(
         &self,
-        make: impl Fn() -> Bytes,
+        make: impl Fn() -> BufList,
         stream: bool,
         model: &str,
     ) -> Result<Body, UpstreamFailure> {
@@ -119,7 +120,7 @@ impl Endpoint {
         Err(refusal.failure(&self.secrets, model))
     }
 
-    async fn send(&self, make: impl Fn() -> Bytes) -> Result<Answer, Unanswered> {
+    async fn send(&self, make: impl Fn() -> BufList) -> Result<Answer, Unanswered> {
         let target = self.target.as_ref().ok_or(Unanswered::Unsendable("its URL is none"))?;
         let begun = match self.begun.get() {
             Some(begun) => begun,

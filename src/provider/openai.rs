@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
+use buf_list::BufList;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{self, LocalBoxStream, StreamExt};
 use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::conversation::transcript::spliced;
 use crate::error::{Invalid, UpstreamFailure, UpstreamKind};
 use crate::json::{Fields, ObjectWriter, Raw};
 use crate::provider::http::{Body, Endpoint};
@@ -113,16 +115,21 @@ fn error_in(body: &Bytes) -> Option<Raw> {
 }
 
 /// The request as the provider gets it: the client's fields in their order, ours in their place.
-pub fn request_body(call: &Call, output_field: OutputField) -> Bytes {
-    let mut body = ObjectWriter::with_capacity(call.messages.size() + 1_024);
+///
+/// What is long, such as most of a long conversation, is not copied.
+pub fn request_body(call: &Call, output_field: OutputField) -> BufList {
+    let mut body = ObjectWriter::with_capacity(call.messages.size_of_small() + 1_024);
     body.string("model", &call.model);
     let translated = call.newer_names && output_field == OutputField::MaxTokens;
     let list = body.name("messages").out();
     list.push(b'[');
-    match translated {
+    let large = match translated {
         false => call.messages.write(list),
-        true => call.messages.write_each(list, with_known_role),
-    }
+        true => {
+            call.messages.write_each(list, with_known_role);
+            Vec::new()
+        }
+    };
     list.push(b']');
     for (name, value) in call.fields.iter() {
         if !matches!(
@@ -137,7 +144,7 @@ pub fn request_body(call: &Call, output_field: OutputField) -> Bytes {
         body.value("stream", &true);
         body.field("stream_options", stream_options(&call.fields).bytes());
     }
-    body.finish()
+    spliced(body.finish(), large)
 }
 
 /// `developer` is OpenAI's newer name of `system`, which most others refuse.
@@ -231,7 +238,8 @@ mod tests {
             stream: true,
             own: None,
         };
-        let body = request_body(&call, OutputField::MaxCompletionTokens);
+        let body: Vec<u8> =
+            request_body(&call, OutputField::MaxCompletionTokens).into_iter().flatten().collect();
         let expected = r#"{"model":"real","messages":[{"role":"user","content":"hi"}],"top_k":1.50,"max_completion_tokens":7,"stream":true,"stream_options":{"include_obfuscation":false,"include_usage":true}}"#;
         assert_eq!(std::str::from_utf8(&body).expect("text"), expected);
     }

@@ -244,7 +244,7 @@ async fn open(
         starting.waits();
     }
     let prompt = Prompt::assemble(turn, &conversation.history, scale);
-    // The provider's request is a copy, for as long as it is on its way.
+    // The provider's request is a copy, or keeps what it is made of, for as long as it is on its way.
     let _sent = local.rooms.bodies.take(prompt.size(turn)).ok_or(Error::Overloaded)?;
     // Whoever serves it in the end, the hold covers the prompt as that one may count it.
     let prompt_max = candidates.iter().map(|candidate| prompt.most_tokens(&candidate.route.model)).max();

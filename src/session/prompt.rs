@@ -204,6 +204,7 @@ mod tests {
 
     use super::*;
     use crate::conversation::tokens::Ratio;
+    use crate::conversation::transcript::spliced;
 
     /// Turn number `at` of a conversation in which something odd happens now and then, but not to the first ones.
     fn turn(at: usize) -> Vec<Message> {
@@ -223,8 +224,9 @@ mod tests {
 
     fn written(messages: &Transcript) -> String {
         let mut out = Vec::new();
-        messages.write(&mut out);
-        String::from_utf8(out).expect("text")
+        let large = messages.write(&mut out);
+        let whole: Vec<u8> = spliced(out.into(), large).into_iter().flatten().collect();
+        String::from_utf8(whole).expect("text")
     }
 
     #[test]

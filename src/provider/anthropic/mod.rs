@@ -74,7 +74,7 @@ fn headers(api_key: Option<SecretString>) -> Vec<(&'static str, SecretString)> {
 async fn ask(endpoint: Rc<Endpoint>, call: Call) -> Result<Answer, UpstreamFailure> {
     let made = Cell::new(Some(request::body(&call).map_err(untranslatable)?));
     // What could be translated can be once more.
-    let make = || made.take().or_else(|| request::body(&call).ok()).unwrap_or_default();
+    let make = || made.take().or_else(|| request::body(&call).ok()).unwrap_or_default().into();
     let answer = endpoint.post(make, call.stream, &call.model).await.map_err(failure::of_the_operator)?;
     if call.stream {
         return Ok(Answer::Stream(events(endpoint, answer, call.model)));

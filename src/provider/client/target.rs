@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use awc::http::Uri;
 use awc::http::header::{HeaderName, HeaderValue};
-use bytes::Bytes;
+use buf_list::BufList;
+use bytes::{Buf, Bytes};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Unanswered;
@@ -24,7 +25,7 @@ pub struct Request {
     /// Up to and with the empty line.
     pub head: Bytes,
     /// What comes then.
-    pub body: Bytes,
+    pub body: BufList,
 }
 
 impl Target {
@@ -96,12 +97,12 @@ pub struct Post(SecretString);
 
 impl Post {
     /// The request with this body.
-    pub fn with(&self, body: Bytes) -> Request {
+    pub fn with(&self, body: BufList) -> Request {
         let begun = self.0.expose_secret();
         let mut head = String::with_capacity(begun.len() + 24);
         head.push_str(begun);
         // Written to a string, which takes it.
-        let _ = write!(head, "{}\r\n\r\n", body.len());
+        let _ = write!(head, "{}\r\n\r\n", body.remaining());
         Request { head: head.into(), body }
     }
 }
@@ -112,7 +113,7 @@ mod tests {
 
     fn written(url: &str, headers: &[(&str, &str)]) -> Option<String> {
         let target = Target::parse(url).expect("a target");
-        let request = target.post(headers.iter().copied()).ok()?.with(Bytes::from_static(b"{}"));
+        let request = target.post(headers.iter().copied()).ok()?.with(Bytes::from_static(b"{}").into());
         Some(String::from_utf8(request.head.to_vec()).expect("text"))
     }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use buf_list::BufList;
 use bytes::Bytes;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -56,7 +57,22 @@ fn client() -> Client {
 
 async fn ask(client: &Client, target: &Target) -> Result<Answer, Unanswered> {
     let post = target.post([].into_iter())?;
-    client.send(target, || post.with(Bytes::from_static(b"{}"))).await
+    client.send(target, || post.with(Bytes::from_static(b"{}").into())).await
+}
+
+/// So many bytes, not all alike.
+fn varied(size: u32) -> Bytes {
+    (0..size).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect()
+}
+
+/// A body in small pieces and large ones, more of them than one write takes.
+fn in_pieces(mut body: Bytes) -> BufList {
+    let mut pieces = BufList::new();
+    for size in [1, 500, 7_000, 2].into_iter().cycle().take(400) {
+        pieces.push_chunk(body.split_to(size));
+    }
+    pieces.push_chunk(body);
+    pieces
 }
 
 async fn whole(mut answer: Answer) -> String {
@@ -71,7 +87,7 @@ fn an_answer_that_is_waited_for_is_small() {
     assert!(size <= 192, "an answer: {size} bytes");
     let (client, target) = (client(), Target::parse("http://a/").expect("a target"));
     let post = target.post([].into_iter()).expect("a request");
-    let size = size_of_val(&client.send(&target, || post.with(Bytes::new())));
+    let size = size_of_val(&client.send(&target, || post.with(Bytes::new().into())));
     assert!(size <= 1_024, "a call: {size} bytes");
 }
 
@@ -197,7 +213,7 @@ async fn nothing_of_a_request_is_kept_while_its_answer_is_waited_for() {
     let (client, post) = (client(), target.post([].into_iter()).expect("a request"));
     let body: Arc<[u8]> = Arc::from(*b"{}");
     for connection in ["a fresh", "a kept"] {
-        let answered = client.send(&target, || post.with(Bytes::from_owner(Had(body.clone()))));
+        let answered = client.send(&target, || post.with(Bytes::from_owner(Had(body.clone())).into()));
         let let_go = async {
             let since = Instant::now();
             let mut read = false;
@@ -214,15 +230,15 @@ async fn nothing_of_a_request_is_kept_while_its_answer_is_waited_for() {
 }
 
 #[actix_rt::test]
-async fn a_body_of_16_mb_arrives_whole() {
+async fn a_body_of_16_mb_in_many_pieces_arrives_whole() {
     let (target, told) = serve(vec![Box::new(|mut stream: TcpStream| {
         let body = request(&mut stream).expect("a request");
         stream.write_all(PLAIN).expect("written");
         body
     })]);
-    let body: Vec<u8> = (0..16 << 20).map(|at: u32| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+    let body = varied(16 << 20);
     let post = target.post([].into_iter()).expect("a request");
-    let sent = || post.with(Bytes::from(body.clone()));
+    let sent = || post.with(in_pieces(body.clone()));
     assert_eq!(whole(client().send(&target, sent).await.expect("an answer")).await, "ok");
     assert!(told.recv_timeout(PATIENCE).expect("told") == body, "it was changed");
 }
@@ -324,16 +340,18 @@ fn trusted() -> Arc<ClientConfig> {
     TRUSTED.get().expect("it was set").clone()
 }
 
-/// How the server sees a connection over TLS end: how often it was asked, what was spoken, whom the client wanted.
-type Seen = (usize, Option<Vec<u8>>, Option<String>, std::io::Result<usize>);
+/// How the server sees a connection over TLS end: what it was asked, what was spoken, whom the client wanted.
+type Seen = (Vec<Vec<u8>>, Option<Vec<u8>>, Option<String>, std::io::Result<usize>);
 
 fn over_tls(settings: Arc<ServerConfig>) -> Box<dyn FnOnce(TcpStream) -> Seen + Send> {
     Box::new(move |stream| {
         let session = ServerConnection::new(settings).expect("a session");
         let mut stream = StreamOwned::new(session, stream);
-        let mut asked = 0;
-        while asked < 2 && request(&mut stream).is_some() {
-            asked += 1;
+        let mut asked = Vec::new();
+        while asked.len() < 2
+            && let Some(body) = request(&mut stream)
+        {
+            asked.push(body);
             let body = "x".repeat(40_000);
             let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
             let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -354,12 +372,15 @@ async fn over_tls_a_connection_is_used_again_and_taken_leave_of() {
     let url = plain.uri().to_string().replace("http://127.0.0.1", "https://localhost");
     let target = Target::parse(&url).expect("a target");
     let client = Client::speaking(Reach::Anywhere, PATIENCE, trusted);
+    let (post, body) = (target.post([].into_iter()).expect("a request"), varied(1 << 20));
     for _ in 0..2 {
-        assert_eq!(whole(ask(&client, &target).await.expect("an answer")).await.len(), 40_000);
+        let answer = client.send(&target, || post.with(in_pieces(body.clone()))).await;
+        assert_eq!(whole(answer.expect("an answer")).await.len(), 40_000);
     }
     drop(client);
     let (asked, spoken, name, ended) = told.recv_timeout(PATIENCE).expect("told");
-    assert_eq!((asked, spoken.as_deref(), name.as_deref()), (2, Some(&b"http/1.1"[..]), Some("localhost")));
+    assert!(asked == [body.clone(), body], "it was changed");
+    assert_eq!((spoken.as_deref(), name.as_deref()), (Some(&b"http/1.1"[..]), Some("localhost")));
     assert_eq!(ended.expect("it was taken leave of"), 0);
     let strangers = ask(&self::client(), &target).await.err().expect("nobody vouches for it");
     assert!(matches!(strangers, Unanswered::Unreached(_)), "{strangers}");
