@@ -113,6 +113,9 @@ impl FromIterator<Raw> for Transcript {
 
 /// `text` with each of the `large` pieces where it belongs there.
 pub fn spliced(text: Bytes, large: Vec<(usize, Bytes)>) -> BufList {
+    if large.is_empty() {
+        return text.into();
+    }
     let mut whole = BufList::with_capacity(2 * large.len() + 1);
     let mut from = 0;
     for (at, piece) in large {

@@ -1,14 +1,10 @@
-//! Queries on `usage_record`: the tokens and the cost behind each charge.
+//! Queries on `usage_record`: the tokens and the cost behind each charge. A view of the holds that were charged.
 
 use diesel::prelude::*;
 use diesel::sql_types;
 
-use crate::billing::money::Nanos;
-use crate::store::fixed::Value::{Int, Text};
-use crate::store::fixed::fixed;
 use crate::store::schema::hold;
 use crate::store::schema::usage_record::dsl::*;
-use crate::store::session::Of;
 
 /// A record, as stored.
 #[derive(Clone, Debug, Queryable, Selectable)]
@@ -31,58 +27,6 @@ pub struct UsageRow {
     pub cost: i64,
     pub charged: i64,
     pub written_off: i64,
-}
-
-/// A record on its way into the database.
-#[derive(Clone, Copy, Debug)]
-pub struct NewUsage<'a> {
-    /// Whose call it was.
-    pub of: Of<'a>,
-    /// Which key paid.
-    pub key: &'a str,
-    /// The provider's model.
-    pub model: &'a str,
-    /// The row of the price list.
-    pub price: &'a str,
-    /// When.
-    pub now: i64,
-    /// Of the prompt, cached ones of these, and of the answer.
-    pub tokens: [i64; 3],
-    /// Who counted them.
-    pub source: &'a str,
-    /// What they cost.
-    pub cost: Nanos,
-    /// What of it the account paid,
-    pub charged: Nanos,
-    /// and what the operator bore.
-    pub written_off: Nanos,
-}
-
-/// Adds a record.
-pub fn insert(conn: &mut SqliteConnection, new: &NewUsage<'_>) -> QueryResult<()> {
-    const ADD: &str = "INSERT INTO usage_record (hold_id, account_id, key_id, agent_id, session_id, completion_id, model, \
-                       created_at, price_id, prompt, cached, output, source, cost, charged, written_off) \
-                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    let NewUsage { of, tokens: [prompt_, cached_, output_], .. } = *new;
-    let values = [
-        Text(of.hold),
-        Text(of.account),
-        Text(new.key),
-        Text(of.agent),
-        Text(of.session),
-        Text(of.completion),
-        Text(new.model),
-        Int(new.now),
-        Text(new.price),
-        Int(prompt_),
-        Int(cached_),
-        Int(output_),
-        Text(new.source),
-        Int(new.cost.0),
-        Int(new.charged.0),
-        Int(new.written_off.0),
-    ];
-    fixed!(ADD, values).execute(conn).map(drop)
 }
 
 /// The record of a hold.

@@ -86,7 +86,7 @@ const GLANCE: [Line; 11] = [
     (
         "charges",
         "group_concat(cost || '=' || charged || '+' || written_off || ' ','')",
-        "usage_record NOT INDEXED",
+        "hold NOT INDEXED WHERE cost IS NOT NULL",
     ),
     ("budget", "key_id, period, cap, spent, held, told_period", "key_budget"),
     ("session", "account_id, agent_id, name, head", "session"),
@@ -166,7 +166,9 @@ fn model_glance(model: &Model) -> Vec<String> {
     let states: String = model.holds.iter().map(|hold| &state(hold)[..1]).collect();
     lines.push(format!("holds|{states}"));
     lines.extend(model.holds.iter().filter(|hold| hold.state == State::Open).map(open_line));
-    lines.push(format!("charges|{}", model.charges));
+    let used = model.holds.iter().filter_map(|hold| hold.usage.as_ref());
+    let charges: String = used.map(charge_glance).collect();
+    lines.push(format!("charges|{charges}"));
     lines.extend(model.budgets.iter().map(|(key, own)| budget_line(key, own)));
     let session =
         |(at, own): (&SessionKey, &Session)| format!("session|{}|{}", at_line(at), own.messages.len());
@@ -232,6 +234,10 @@ fn state(hold: &Hold) -> &'static str {
         State::Settled => "settled",
         State::Released => "released",
     }
+}
+
+fn charge_glance(Used { cost, charged, written_off, .. }: &Used) -> String {
+    format!("{cost}={charged}+{written_off} ")
 }
 
 fn open_line(Hold { id, amount, marks: (prompt, output), expires, .. }: &Hold) -> String {

@@ -1,7 +1,5 @@
 //! The model's holds: what setting money aside, charging it and giving it back have to come to.
 
-use std::fmt::Write;
-
 use switchboard::conversation::usage::{Usage, UsageSource};
 
 use crate::model::{Budget, Entry, Hold, Kept, Model, Request, State, Used};
@@ -264,7 +262,6 @@ impl Model {
         if said.is_some() {
             self.hold_mut(&hold.id).served = said;
         }
-        write!(self.charges, "{cost}={charged}+{written_off} ").expect("text can be written");
         self.close(&hold.id, State::Settled, why, Some(used));
         Outcome::Closed { charged, written_off, balance: balance_after, usage: (prompt, cached, output) }
     }

@@ -21,8 +21,6 @@ pub struct Model {
     pub holds: Vec<Hold>,
     /// Numbers of the holds that were charged, in the order in which they were.
     pub charged: Vec<usize>,
-    /// All charges, one after the other, as a glance at the database shows them.
-    pub charges: String,
     pub sessions: BTreeMap<SessionKey, Session>,
     pub requests: BTreeMap<(String, String, String), Request>,
     /// What was remarkable about the last moves.

@@ -3,7 +3,6 @@
 use diesel::prelude::*;
 
 use crate::billing::money::Nanos;
-use crate::billing::price::split;
 use crate::clock::EpochMs;
 use crate::error::Error;
 use crate::store::account as accounts;
@@ -42,9 +41,10 @@ pub fn charge_at_once(
     };
     let case = Case::of_new(new, amount, at);
     let cost = case.cost(settlement.usage)?;
-    let charged = split(cost, amount, Nanos(spendable.0 - amount.0)).charged;
+    let charge = case.charge(settlement, cost, Nanos(spendable.0 - amount.0));
     let begun = i64::from(there.is_none());
-    let Some(mut after) = accounts::charge(conn, new.account.as_str(), before, (amount.0, charged.0), begun)?
+    let Some(mut after) =
+        accounts::charge(conn, new.account.as_str(), before, (amount.0, charge.charged.0), begun)?
     else {
         memory.forget(new.account.as_str());
         // Nothing was written; what is asked now is so.
@@ -53,11 +53,11 @@ pub fn charge_at_once(
             false => Err(unpayable(amount, spendable).into()),
         };
     };
-    insert(conn, new, (amount, pinned), &Stage::Settled { served: settlement.served.as_ref(), at: now })?;
+    insert(conn, new, (amount, pinned), &Stage::Settled(settlement.served.as_ref(), &charge, now))?;
     if after.budgeted {
-        key_budget::close(conn, new.key.as_str(), Nanos::ZERO, charged)?;
+        key_budget::close(conn, new.key.as_str(), Nanos::ZERO, charge.charged)?;
     }
-    let mut closed = book(conn, &case, (cost, charged), settlement, (&mut after, now))?;
+    let mut closed = book(conn, &case, &charge, (&mut after, now))?;
     closed.place = store_turn(conn, new, there, settlement, now)?;
     memory.stands(new.account.as_str(), after);
     if let Some(own) = &new.idempotency {

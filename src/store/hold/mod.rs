@@ -76,7 +76,9 @@ impl HoldRow {
 pub fn release(conn: &mut SqliteConnection, of_hold: &str, why: &str, now: EpochMs) -> QueryResult<()> {
     let row = find(conn, of_hold)?;
     if row.state == "open" {
-        if !close(conn, of_hold, None, ("released", Some(why)), now)? {
+        const RELEASE: &str = "UPDATE hold SET state = 'released', reason = ?, closed_at = ?, pending = NULL \
+                               WHERE id = ? AND state = 'open'";
+        if fixed!(RELEASE, [Text(why), Int(now), Text(of_hold)]).execute(conn)? == 0 {
             return Err(diesel::result::Error::NotFound);
         }
         accounts::close(conn, &row.account_id, row.amount, row.amount)?;
@@ -174,18 +176,67 @@ fn find(conn: &mut SqliteConnection, of_hold: &str) -> QueryResult<HoldRow> {
     hold.find(of_hold).select(HoldRow::as_select()).get_result(conn)
 }
 
-/// Closes an open hold; `false` if it is none.
+/// What a call came to.
+#[derive(Clone, Copy, Debug)]
+struct Charge {
+    usage: Usage,
+    source: UsageSource,
+    /// What that costs,
+    cost: Nanos,
+    /// and what of it the account pays.
+    charged: Nanos,
+}
+
+impl Charge {
+    /// What the operator bears.
+    fn written_off(&self) -> Nanos {
+        Nanos(self.cost.0 - self.charged.0)
+    }
+
+    /// The columns that tell it: tokens, their source, money.
+    fn columns(&self) -> [Value<'static>; 7] {
+        let tokens = |count: u64| Int(i64::try_from(count).unwrap_or(i64::MAX));
+        let Usage { prompt, cached, output } = self.usage;
+        [
+            tokens(prompt),
+            tokens(cached),
+            tokens(output),
+            Text(self.source.as_str()),
+            Int(self.cost.0),
+            Int(self.charged.0),
+            Int(self.written_off().0),
+        ]
+    }
+}
+
+/// Closes an open hold with what its call came to; `false` if it is none.
 fn close(
     conn: &mut SqliteConnection,
     of_hold: &str,
-    served: Option<&Served>,
-    (to, why): (&str, Option<&str>),
+    (by_whom, why): (Option<&Served>, Option<&str>),
+    charge: &Charge,
     now: EpochMs,
 ) -> QueryResult<bool> {
-    const CLOSE: &str = "UPDATE hold SET state = ?, reason = ?, closed_at = ?, pending = NULL, \
+    const CLOSE: &str = "UPDATE hold SET state = 'settled', reason = ?, closed_at = ?, pending = NULL, \
+                         prompt = ?, cached = ?, output = ?, source = ?, cost = ?, charged = ?, written_off = ?, \
                          served_by = coalesce(?, served_by), served_model = coalesce(?, served_model), \
                          served_price_id = coalesce(?, served_price_id) WHERE id = ? AND state = 'open'";
-    let [by, of_model, at_price] = columns(served);
-    let values = [Text(to), MaybeText(why), Int(now), by, of_model, at_price, Text(of_hold)];
+    let [by, of_model, at_price] = columns(by_whom);
+    let [read, known, written, told_by, costs, pays, lost] = charge.columns();
+    let values = [
+        MaybeText(why),
+        Int(now),
+        read,
+        known,
+        written,
+        told_by,
+        costs,
+        pays,
+        lost,
+        by,
+        of_model,
+        at_price,
+        Text(of_hold),
+    ];
     Ok(fixed!(CLOSE, values).execute(conn)? == 1)
 }

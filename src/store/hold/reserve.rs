@@ -10,10 +10,10 @@ use crate::billing::price::Price;
 use crate::clock::EpochMs;
 use crate::error::Error;
 use crate::id::{AccountId, AgentId, CompletionId, HoldId, KeyId, RequestId, SessionName};
-use crate::store::fixed::Value::{Int, MaybeInt, Text};
+use crate::store::fixed::Value::{Int, Text};
 use crate::store::fixed::fixed;
-use crate::store::hold::Served;
 use crate::store::hold::memory::{Memory, Payer};
+use crate::store::hold::{Charge, Served};
 use crate::store::request_key::Idempotency;
 use crate::store::session::{self, Found, Of};
 use crate::store::writer::WriteError;
@@ -341,11 +341,8 @@ pub(super) fn tell_refusal<T>(
 /// How far a hold has come when it is first written.
 pub(super) enum Stage<'a> {
     Open,
-    /// The provider has answered already.
-    Settled {
-        served: Option<&'a Served>,
-        at: EpochMs,
-    },
+    /// The provider has answered already: who served it, what it came to, and when.
+    Settled(Option<&'a Served>, &'a Charge, EpochMs),
 }
 
 pub(super) fn insert(
@@ -354,16 +351,16 @@ pub(super) fn insert(
     (amount, pinned): (Nanos, &Price),
     stage: &Stage<'_>,
 ) -> QueryResult<()> {
-    const ADD: &str = "INSERT INTO hold (id, account_id, key_id, agent_id, session_id, completion_id, model, request_id, \
-                       step, amount, price_id, state, owner_epoch, created_at, expires_at, closed_at, \
-                       served_by, served_model, served_price_id) \
-                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    let (state, closed_at, served) = match stage {
-        Stage::Open => ("open", None, None),
-        Stage::Settled { served, at } => ("settled", Some(*at), *served),
-    };
-    let [by, of_model, at_price] = super::columns(served);
-    let row = [
+    const OPEN: &str = "INSERT INTO hold (id, account_id, key_id, agent_id, session_id, completion_id, model, request_id, \
+                        step, amount, price_id, owner_epoch, created_at, expires_at, state) \
+                        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')";
+    const SETTLED: &str = "INSERT INTO hold (id, account_id, key_id, agent_id, session_id, completion_id, model, \
+                           request_id, step, amount, price_id, owner_epoch, created_at, expires_at, state, closed_at, \
+                           served_by, served_model, served_price_id, \
+                           prompt, cached, output, source, cost, charged, written_off) \
+                           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'settled', ?, \
+                           ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let made = [
         Text(new.id.as_str()),
         Text(new.account.as_str()),
         Text(new.key.as_str()),
@@ -375,14 +372,19 @@ pub(super) fn insert(
         Int(new.step.into()),
         Int(amount.0),
         Text(pinned.id.as_str()),
-        Text(state),
         Int(new.epoch),
         Int(new.now),
         Int(new.expires_at),
-        MaybeInt(closed_at),
-        by,
-        of_model,
-        at_price,
     ];
-    fixed!(ADD, row).execute(conn).map(drop)
+    match stage {
+        Stage::Open => fixed!(OPEN, made).execute(conn),
+        Stage::Settled(served, charge, at) => {
+            let mut row = [Int(*at); 25];
+            row[..14].copy_from_slice(&made);
+            row[15..18].copy_from_slice(&super::columns(*served));
+            row[18..].copy_from_slice(&charge.columns());
+            fixed!(SETTLED, row).execute(conn)
+        }
+    }
+    .map(drop)
 }

@@ -9,11 +9,11 @@ use crate::conversation::turn::Completeness;
 use crate::conversation::usage::{Usage, UsageSource};
 use crate::error::Error;
 use crate::store::account::{self as accounts, Standing};
-use crate::store::hold::{Granted, HoldRow, Memory, NewHold, Served, close, find};
+use crate::store::hold::{Charge, Granted, HoldRow, Memory, NewHold, Served, close, find};
 use crate::store::ledger_entry::{self, NewEntry};
 use crate::store::session::{self, Found, StoredTurn};
 use crate::store::session_summary::NewSummary;
-use crate::store::usage_record::{self, NewUsage};
+use crate::store::usage_record;
 use crate::store::writer::WriteError;
 use crate::store::{key_budget, price, request_key, session_summary};
 
@@ -84,6 +84,12 @@ impl<'a> Case<'a> {
     pub(super) fn cost(&self, usage: Usage) -> Result<Nanos, Error> {
         self.price.cost(usage).ok_or_else(|| Error::Internal("a cost beyond all money".to_owned()))
     }
+
+    /// What is charged where the account has so much beside the hold.
+    pub(super) fn charge(&self, settlement: &Settlement, cost: Nanos, available: Nanos) -> Charge {
+        let charged = split(cost, self.amount, available).charged;
+        Charge { usage: settlement.usage, source: settlement.source, cost, charged }
+    }
 }
 
 /// Charges a hold once. A closed hold answers its outcome.
@@ -115,14 +121,11 @@ pub fn settle(
         model: served.as_ref().map_or(&row.model, |served| &served.model),
         price: &price::find(conn, of_price)?,
     };
-    let cost = case.cost(settlement.usage)?;
-    if !close(conn, of_hold, settlement.served.as_ref(), ("settled", why), now)? {
-        return Err(diesel::result::Error::NotFound.into());
-    }
     let pending = pending_turn(&row);
     let turn = settlement.turn.as_ref().or(pending.as_ref());
     // What is remembered of the account is seen to be no more so by whoever names it next.
-    let closed = charge(conn, &mut Memory::default(), &case, (cost, turn, None), settlement, now)?;
+    let closed = charge(conn, &mut Memory::default(), &case, (why, turn, None), settlement, now)?;
+    let closed = closed.ok_or(diesel::result::Error::NotFound)?;
     request_key::finish(conn, &row.request_id, settlement.answer.as_deref())?;
     crate::failpoint::hit("settle executed");
     Ok(closed)
@@ -143,11 +146,10 @@ pub fn settle_reserved(
         return settle(conn, new.id.as_str(), settlement, None, now);
     };
     let case = Case::of_new(new, granted.amount, at);
-    let cost = case.cost(settlement.usage)?;
-    if !close(conn, new.id.as_str(), settlement.served.as_ref(), ("settled", None), now)? {
+    let stored = (None, settlement.turn.as_ref(), new.place());
+    let Some(closed) = charge(conn, memory, &case, stored, settlement, now)? else {
         return settle(conn, new.id.as_str(), settlement, None, now);
-    }
-    let closed = charge(conn, memory, &case, (cost, settlement.turn.as_ref(), new.place()), settlement, now)?;
+    };
     if new.may_be_named() {
         request_key::finish(conn, new.request.as_str(), settlement.answer.as_deref())?;
     }
@@ -161,21 +163,32 @@ pub(super) fn named<'a>(new: &'a NewHold, served: &'a Served) -> Option<(&'a str
     Some((&served.model, &found.price))
 }
 
-/// Moves the money of a hold that is closed just now, and writes down what for. The session may be at `place`.
+/// Closes a hold, moves its money and writes down what for; `None` if it is closed already. The session may be at `place`.
 fn charge(
     conn: &mut SqliteConnection,
     memory: &mut Memory,
     case: &Case<'_>,
-    (cost, turn, place): (Nanos, Option<&StoredTurn>, Option<Found>),
+    (why, turn, place): (Option<&str>, Option<&StoredTurn>, Option<Found>),
     settlement: &Settlement,
     now: EpochMs,
-) -> Result<Closed, WriteError> {
+) -> Result<Option<Closed>, WriteError> {
     let Case { of, amount, .. } = *case;
-    let (mut after, charged) = post(conn, memory, case, cost)?;
-    if after.budgeted {
-        key_budget::close(conn, case.key, amount, charged)?;
+    let cost = case.cost(settlement.usage)?;
+    // What the hold covers is charged whatever else the account has; beyond that, what is remembered will not do.
+    let known = if cost <= amount { memory.known(of.account, case.key) } else { None };
+    let before = match known {
+        Some(known) => known,
+        None => accounts::standing(conn, (of.account, case.key))?,
+    };
+    let charge = case.charge(settlement, cost, Nanos(before.available));
+    if !close(conn, of.hold, (settlement.served.as_ref(), why), &charge, now)? {
+        return Ok(None);
     }
-    let mut closed = book(conn, case, (cost, charged), settlement, (&mut after, now))?;
+    let mut after = post(conn, memory, case, before, charge.charged)?;
+    if after.budgeted {
+        key_budget::close(conn, case.key, amount, charge.charged)?;
+    }
+    let mut closed = book(conn, case, &charge, (&mut after, now))?;
     if let Some(turn) = turn {
         closed.place = session::append_wherever(conn, place, of, turn, now)?;
     }
@@ -183,41 +196,34 @@ fn charge(
         session_summary::keep(conn, of, summary, now)?;
     }
     memory.stands(of.account, after);
-    Ok(closed)
+    Ok(Some(closed))
 }
 
-/// Moves the money of a charge: how the account stands then, and what it was charged.
+/// Moves the money of a charge: how the account stands then. It may have stood as `before`.
 fn post(
     conn: &mut SqliteConnection,
     memory: &mut Memory,
     case: &Case<'_>,
-    cost: Nanos,
-) -> QueryResult<(Standing, Nanos)> {
-    let (account, amount) = (case.of.account, case.amount);
-    let from = |conn: &mut SqliteConnection, before: Standing| -> QueryResult<Option<(Standing, Nanos)>> {
-        let charged = split(cost, amount, Nanos(before.available)).charged;
-        let after = accounts::post(conn, account, before, (amount.0, amount.0 - charged.0))?;
-        Ok(after.map(|after| (after, charged)))
-    };
-    if let Some(before) = memory.known(account, case.key) {
-        if let Some(done) = from(conn, before)? {
-            return Ok(done);
-        }
-        memory.forget(account);
+    before: Standing,
+    charged: Nanos,
+) -> QueryResult<Standing> {
+    let (account, moved) = (case.of.account, (case.amount.0, case.amount.0 - charged.0));
+    if let Some(after) = accounts::post(conn, account, before, moved)? {
+        return Ok(after);
     }
+    memory.forget(account);
     let before = accounts::standing(conn, (account, case.key))?;
-    from(conn, before)?.ok_or(diesel::result::Error::NotFound)
+    accounts::post(conn, account, before, moved)?.ok_or(diesel::result::Error::NotFound)
 }
 
-/// Writes entry and usage record of a charge.
+/// Writes the entry of a charge.
 pub(super) fn book(
     conn: &mut SqliteConnection,
     case: &Case<'_>,
-    (cost, charged): (Nanos, Nanos),
-    settlement: &Settlement,
+    charge: &Charge,
     (after, now): (&mut Standing, EpochMs),
 ) -> QueryResult<Closed> {
-    let (of, usage, written_off) = (case.of, settlement.usage, Nanos(cost.0 - charged.0));
+    let (of, charged, written_off) = (case.of, charge.charged, charge.written_off());
     if written_off > Nanos::ZERO {
         tracing::warn!(hold = %of.hold, %written_off, "a charge was more than the account had");
     }
@@ -231,27 +237,13 @@ pub(super) fn book(
         ..NewEntry::default()
     };
     ledger_entry::append(conn, &entry, after)?;
-    let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let record = NewUsage {
-        of,
-        key: case.key,
-        model: case.model,
-        price: case.price.id.as_str(),
-        now,
-        tokens: [tokens(usage.prompt), tokens(usage.cached), tokens(usage.output)],
-        source: settlement.source.as_str(),
-        cost,
-        charged,
-        written_off,
-    };
-    usage_record::insert(conn, &record)?;
     Ok(Closed {
         charged,
         earlier: Nanos(usage_record::charged_before(conn, case.request, case.step)?),
         written_off,
         balance: Nanos(after.available + after.held),
         left: Nanos(after.available),
-        usage,
+        usage: charge.usage,
         model: case.model.to_owned(),
         place: None,
     })
