@@ -25,6 +25,12 @@ struct Piece {
     messages: usize,
 }
 
+impl Piece {
+    fn is_large(&self) -> bool {
+        self.text.bytes().len() >= LARGE
+    }
+}
+
 impl Transcript {
     /// An empty one with room for so many pieces.
     pub fn with_capacity(pieces: usize) -> Self {
@@ -60,8 +66,8 @@ impl Transcript {
 
     /// How much of it [`Self::write`] writes, about, in bytes.
     pub fn size_of_small(&self) -> usize {
-        let sizes = self.pieces.iter().map(|piece| piece.text.bytes().len());
-        sizes.map(|size| if size < LARGE { size + 1 } else { 1 }).sum()
+        let size = |piece: &Piece| if piece.is_large() { 1 } else { piece.text.bytes().len() + 1 };
+        self.pieces.iter().map(size).sum()
     }
 
     /// Writes the messages behind each other, with a comma between each; of large pieces, which stay where they are, it
@@ -72,12 +78,21 @@ impl Transcript {
             if at > 0 {
                 out.push(b',');
             }
-            match piece.text.bytes() {
-                text if text.len() >= LARGE => large.push((out.len(), text.clone())),
-                text => out.extend_from_slice(text),
+            match piece.is_large() {
+                true => large.push((out.len(), piece.text.bytes().clone())),
+                false => out.extend_from_slice(piece.text.bytes()),
             }
         }
         large
+    }
+
+    /// All of it, as it is written.
+    #[cfg(test)]
+    pub fn text(&self) -> String {
+        let mut out = Vec::new();
+        let large = self.write(&mut out);
+        let whole: Vec<u8> = spliced(out.into(), large).into_iter().flatten().collect();
+        String::from_utf8(whole).expect("text")
     }
 
     /// The same of what `tell` makes of each message, all of it written.
@@ -156,13 +171,6 @@ pub fn join<'a>(messages: impl ExactSizeIterator<Item = &'a Raw> + Clone) -> (Ra
 mod tests {
     use super::*;
 
-    fn written(transcript: &Transcript) -> String {
-        let mut out = Vec::new();
-        let large = transcript.write(&mut out);
-        let whole: Vec<u8> = spliced(out.into(), large).into_iter().flatten().collect();
-        String::from_utf8(whole).expect("text")
-    }
-
     #[test]
     fn a_large_piece_is_not_copied_and_stands_where_it_would_if_it_were() {
         let said = |size: usize| Raw::of(&serde_json::json!({"content": "x".repeat(size)}));
@@ -170,7 +178,7 @@ mod tests {
         for said in sizes.map(|sizes| sizes.map(said)) {
             let texts: Vec<_> = said.iter().map(Raw::text).collect();
             let transcript: Transcript = said.iter().cloned().collect();
-            assert_eq!(written(&transcript), texts.join(","));
+            assert_eq!(transcript.text(), texts.join(","));
             let large = transcript.write(&mut Vec::new());
             let own = said.iter().filter(|message| message.bytes().len() >= LARGE);
             assert!(
@@ -191,7 +199,7 @@ mod tests {
         whole.push(said[0].clone());
         let all = [said.as_slice(), &said[..1]].concat();
         assert_eq!((whole.count(), whole.messages()), (4, all.clone()));
-        assert_eq!(written(&whole), written(&all.into_iter().collect()));
-        assert_eq!(format!("{},{}", written(&alone), said[0].text()), written(&whole));
+        assert_eq!(whole.text(), all.into_iter().collect::<Transcript>().text());
+        assert_eq!(format!("{},{}", alone.text(), said[0].text()), whole.text());
     }
 }
