@@ -110,3 +110,74 @@ impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for ReadOnly {
             .map_err(diesel::r2d2::Error::QueryError)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use diesel::sql_types::{BigInt, Text};
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, QueryableByName)]
+    struct Used {
+        #[diesel(sql_type = Text)]
+        hold_id: String,
+        #[diesel(sql_type = Text)]
+        model: String,
+        #[diesel(sql_type = Text)]
+        price_id: String,
+        #[diesel(sql_type = BigInt)]
+        created_at: i64,
+        #[diesel(sql_type = BigInt)]
+        charged: i64,
+    }
+
+    fn usage(conn: &mut SqliteConnection) -> Vec<Used> {
+        let all = "SELECT hold_id, model, price_id, created_at, charged FROM usage_record ORDER BY hold_id";
+        diesel::sql_query(all).load(conn).expect("usage")
+    }
+
+    /// Goes back to before the migration of that version.
+    fn go_back(conn: &mut SqliteConnection, version: &str) {
+        let reverted = |conn: &mut SqliteConnection| {
+            let applied = conn.applied_migrations().expect("versions");
+            applied.iter().all(|applied| applied.to_string().as_str() < version)
+        };
+        while !reverted(conn) {
+            conn.revert_last_migration(MIGRATIONS).expect("a migration that can be reverted");
+        }
+    }
+
+    #[test]
+    fn usage_that_had_a_table_of_its_own_is_there_with_its_hold_and_can_go_back() {
+        const MOVED: &str = "20261127165000";
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut conn = open_writer(&database_file(dir.path())).expect("a database");
+        go_back(&mut conn, MOVED);
+        conn.batch_execute(
+            "INSERT INTO account (account_id, name, status, available, held, created_at) VALUES ('a', 'A', 'active', 0, 5, 1);
+             INSERT INTO price VALUES ('p1', 'm', 1, 1, 1, 1, 0), ('p2', 'n', 1, 1, 1, 1, 0);
+             INSERT INTO hold (id, account_id, key_id, agent_id, session_id, completion_id, model, request_id, step, amount,
+               price_id, state, owner_epoch, created_at, expires_at, closed_at) VALUES
+               ('h1', 'a', 'k', 'g', 's', 'c', 'm', 'r1', 0, 5, 'p1', 'settled', 1, 1, 9, 7),
+               ('h2', 'a', 'k', 'g', 's', 'c', 'm', 'r2', 0, 5, 'p1', 'settled', 1, 1, 9, 7),
+               ('h3', 'a', 'k', 'g', 's', 'c', 'm', 'r3', 0, 5, 'p1', 'released', 1, 1, 9, 7),
+               ('h4', 'a', 'k', 'g', 's', 'c', 'm', 'r4', 0, 5, 'p1', 'open', 1, 1, 9, NULL);
+             INSERT INTO usage_record VALUES ('h1', 'a', 'k', 'g', 's', 'c', 'm', 7, 'p1', 3, 1, 2, 'upstream', 4, 3, 1),
+               ('h2', 'a', 'k', 'g', 's', 'c', 'n', 8, 'p2', 3, 1, 2, 'local', 4, 4, 0);",
+        )
+        .expect("holds and usage");
+        let before = usage(&mut conn);
+        assert_eq!(before.len(), 2);
+        conn.run_pending_migrations(MIGRATIONS).expect("the database of now");
+        assert_eq!(usage(&mut conn), before);
+        for refused in [
+            "UPDATE hold SET state = 'settled', closed_at = 9 WHERE id = 'h4'",
+            "UPDATE hold SET cost = 1, charged = 1, written_off = 0 WHERE id = 'h4'",
+            "UPDATE hold SET served_price_id = 'none' WHERE id = 'h4'",
+        ] {
+            conn.batch_execute(refused).expect_err(refused);
+        }
+        go_back(&mut conn, MOVED);
+        assert_eq!(usage(&mut conn), before);
+    }
+}

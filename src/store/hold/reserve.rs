@@ -379,6 +379,7 @@ pub(super) fn insert(
     match stage {
         Stage::Open => fixed!(OPEN, made).execute(conn),
         Stage::Settled(served, charge, at) => {
+            // When stands behind what was made, before who served.
             let mut row = [Int(*at); 25];
             row[..14].copy_from_slice(&made);
             row[15..18].copy_from_slice(&super::columns(*served));
