@@ -55,17 +55,15 @@ fn statements(from: u64, to: u64) -> String {
     let last = to - 1;
     format!(
         "CREATE TEMP TABLE made AS WITH RECURSIVE n(n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM n WHERE n < {last})
-           SELECT n, n + 1 + (SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'branch') - {from} AS branch
-           FROM n;
-         INSERT INTO branch (id) SELECT branch FROM made;
-         INSERT INTO message (branch_id, seq, turn_seq, body, created_at)
-           SELECT branch, 1, 2, '{said}', 1 FROM made;
-         INSERT INTO message (branch_id, seq, turn_seq, body, created_at, completion_id, hold_id, status)
-           SELECT branch, 2, 2, '{answered}', 1, 'chatcmpl-' || lower(hex(randomblob(11))), 'hold', 'complete' FROM made;
-         INSERT INTO session (account_id, agent_id, name, named_by, status, head, created_at, updated_at, branch_id,
+           SELECT n, 1 + (SELECT COALESCE(MAX(id), 0) FROM message) + 2 * (n - {from}) AS first FROM n;
+         INSERT INTO message (id, seq, turn_seq, body, created_at)
+           SELECT first, 1, 2, '{said}', 1 FROM made;
+         INSERT INTO message (id, previous_id, seq, turn_seq, body, created_at, completion_id, hold_id, status)
+           SELECT first + 1, first, 2, 2, '{answered}', 1, 'chatcmpl-' || lower(hex(randomblob(11))), 'hold', 'complete' FROM made;
+         INSERT INTO session (account_id, agent_id, name, named_by, status, head, created_at, updated_at, message_id,
                               title, metadata)
            SELECT '{ACCOUNT}', '{AGENT}', printf('sess_%020d', n), 'server',
-           CASE WHEN n % 100 = 0 THEN 'archived' ELSE 'active' END, 2, 1, 1, branch, 'hello',
+           CASE WHEN n % 100 = 0 THEN 'archived' ELSE 'active' END, 2, 1, 1, first + 1, 'hello',
            CASE WHEN n % 10 = 0 THEN '{{\"plan\":\"paid\"}}' END FROM made;
          INSERT INTO session_metadata (session_id, account_id, name, value)
            SELECT s.id, '{ACCOUNT}', 'plan', 'paid' FROM made m JOIN session s ON s.account_id = '{ACCOUNT}'

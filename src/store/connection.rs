@@ -116,6 +116,9 @@ mod tests {
     use diesel::sql_types::{BigInt, Text};
 
     use super::*;
+    use crate::store::schema::session;
+    use crate::store::session::SessionRow;
+    use crate::store::{message, verify};
 
     #[derive(Debug, PartialEq, Eq, QueryableByName)]
     struct Used {
@@ -145,6 +148,68 @@ mod tests {
         while !reverted(conn) {
             conn.revert_last_migration(MIGRATIONS).expect("a migration that can be reverted");
         }
+    }
+
+    /// What is said in each session.
+    fn conversations(conn: &mut SqliteConnection) -> Vec<(String, Vec<String>)> {
+        let all = session::table.select(SessionRow::as_select()).order(session::name);
+        let sessions: Vec<SessionRow> = all.load(conn).expect("sessions");
+        let one = |row: SessionRow| {
+            let said = message::bodies(conn, &row).expect("messages");
+            (row.name, said.into_iter().map(|(_, body)| body).collect())
+        };
+        sessions.into_iter().map(one).collect()
+    }
+
+    /// The messages of a branch from one number to another.
+    fn said(by: &str, from: i64, to: i64) -> Vec<String> {
+        (from..=to).map(|seq| format!("\"{by}{seq}\"")).collect()
+    }
+
+    #[test]
+    fn conversations_that_were_branches_are_there_and_can_go_back() {
+        const NAMED: &str = "20261127193000";
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut conn = open_writer(&database_file(dir.path())).expect("a database");
+        go_back(&mut conn, NAMED);
+        conn.batch_execute(
+            "INSERT INTO account (account_id, name, status, available, held, session_count, created_at)
+               VALUES ('a', 'A', 'active', 0, 0, 5, 1);
+             INSERT INTO branch (id, parent_id, base) VALUES (1, NULL, 0), (2, 1, 128), (3, 2, 130), (4, NULL, 0);
+             CREATE TEMP TABLE own (branch_id, lo, hi);
+             INSERT INTO own VALUES (1, 1, 200), (2, 129, 140), (3, 131, 300), (4, 1, 2);
+             INSERT INTO message (branch_id, seq, turn_seq, body, created_at)
+               WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 300)
+               SELECT branch_id, n, n + n % 2, '\"' || branch_id || '.' || n || '\"', 1 FROM n, own WHERE n BETWEEN lo AND hi
+               ORDER BY n, branch_id;
+             INSERT INTO session (account_id, agent_id, name, named_by, status, head, created_at, updated_at, branch_id) VALUES
+               ('a', 'g', 'whole', 'client', 'active', 200, 1, 1, 1), ('a', 'g', 'before', 'client', 'active', 64, 1, 1, 1),
+               ('a', 'g', 'beside', 'client', 'active', 140, 1, 1, 2), ('a', 'g', 'beyond', 'client', 'active', 300, 1, 1, 3),
+               ('a', 'g', 'empty', 'client', 'active', 0, 1, 1, NULL);
+             DELETE FROM branch WHERE id = 4;",
+        )
+        .expect("branches");
+        let beside = [said("1.", 1, 128), said("2.", 129, 140)].concat();
+        let beyond = [said("1.", 1, 128), said("2.", 129, 130), said("3.", 131, 300)].concat();
+        let expected = [
+            ("before", said("1.", 1, 64)),
+            ("beside", beside),
+            ("beyond", beyond),
+            ("empty", Vec::new()),
+            ("whole", said("1.", 1, 200)),
+        ];
+        let expected = expected.map(|(name, said)| (name.to_owned(), said));
+        for _ in 0..2 {
+            conn.run_pending_migrations(MIGRATIONS).expect("the database of now");
+            assert_eq!(conversations(&mut conn), expected);
+            let report = verify::run(&mut conn).expect("a report");
+            assert!(report.ok, "{:?}", report.checks);
+            go_back(&mut conn, NAMED);
+        }
+        conn.batch_execute(
+            "SELECT 1 / (SELECT COUNT(*) = 3 FROM branch), 1 / (SELECT COUNT(*) = 0 FROM pragma_foreign_key_check);",
+        )
+        .expect("what was there before");
     }
 
     #[test]

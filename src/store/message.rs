@@ -4,10 +4,13 @@ use diesel::prelude::*;
 
 use crate::conversation::opening::normal;
 use crate::json::Raw;
-use crate::store::branch::{self, Line};
+use crate::store::lineage::{self, Line};
 use crate::store::schema::{hold, message, usage_record};
 use crate::store::session::SessionRow;
 use crate::store::usage_record::charged_before;
+
+/// Answers of which one statement asks what they came to.
+const AT_ONCE: usize = 500;
 
 /// A message, as stored, with what its turn came to (for the last one of a turn).
 #[derive(Clone, Debug)]
@@ -39,7 +42,7 @@ pub struct AnswerRow {
 /// Bodies of all messages in order, each with a number that is the same for those of one turn: what a session's
 /// actor starts from.
 pub fn bodies(conn: &mut SqliteConnection, row: &SessionRow) -> QueryResult<Vec<(i64, String)>> {
-    let lines = branch::lines(conn, row.place(), (0, row.head), usize::MAX)?;
+    let lines = lineage::lines(conn, row.place(), (0, row.head), usize::MAX)?;
     // What was given came with the first turn, whoever said it before.
     let first = lines.iter().find(|line| line.seq > row.given).map_or(row.given, |line| line.turn_seq);
     let one = |line: Line| {
@@ -60,7 +63,7 @@ pub fn messages(
 ) -> QueryResult<(Vec<MessageRow>, bool)> {
     let high = row.head.min(before.saturating_sub(1));
     let range = (high.saturating_sub(limit).max(0), high);
-    let (lines, cut) = branch::newest(conn, row.place(), range, most_bytes)?;
+    let (lines, cut) = lineage::newest(conn, row.place(), range, most_bytes)?;
     Ok((with_answers(conn, row, lines)?, cut))
 }
 
@@ -73,7 +76,7 @@ pub fn messages_after(
     most_bytes: usize,
 ) -> QueryResult<Vec<MessageRow>> {
     let range = (after, row.head.min(after.saturating_add(limit)));
-    let lines = branch::lines(conn, row.place(), range, most_bytes)?;
+    let lines = lineage::lines(conn, row.place(), range, most_bytes)?;
     with_answers(conn, row, lines)
 }
 
@@ -82,10 +85,11 @@ fn with_answers(
     row: &SessionRow,
     lines: Vec<Line>,
 ) -> QueryResult<Vec<MessageRow>> {
+    let own = lines.iter().filter(|line| line.seq > row.given && line.seq == line.turn_seq);
+    let own: Vec<i64> = own.map(|line| line.id).collect();
     let mut answers = Vec::new();
-    for run in lines.chunk_by(|one, next| one.branch == next.branch) {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        answers.extend(answers_of(conn, first.branch, first.seq.max(row.given + 1), last.seq)?);
+    for some in own.chunks(AT_ONCE) {
+        answers.extend(answers_of(conn, some)?);
     }
     let one = |line: Line| {
         let own = answers.iter().position(|answer: &AnswerRow| answer.seq == line.seq);
@@ -100,17 +104,11 @@ fn with_answers(
     Ok(lines.into_iter().map(one).collect())
 }
 
-fn answers_of(
-    conn: &mut SqliteConnection,
-    of_branch: i64,
-    first: i64,
-    last: i64,
-) -> QueryResult<Vec<AnswerRow>> {
+fn answers_of(conn: &mut SqliteConnection, rows: &[i64]) -> QueryResult<Vec<AnswerRow>> {
     let mut answers: Vec<AnswerRow> = message::table
         .left_join(usage_record::table.on(message::hold_id.eq(usage_record::hold_id.nullable())))
         .left_join(hold::table.on(message::hold_id.eq(hold::id.nullable())))
-        .filter(message::branch_id.eq(of_branch))
-        .filter(message::seq.between(first, last))
+        .filter(message::id.eq_any(rows))
         .filter(message::completion_id.is_not_null())
         .select((
             message::seq,

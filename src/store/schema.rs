@@ -200,11 +200,12 @@ diesel::table! {
         head -> BigInt,
         created_at -> BigInt,
         updated_at -> BigInt,
-        branch_id -> Nullable<BigInt>,
+        message_id -> Nullable<BigInt>,
         given -> BigInt,
         given_at -> BigInt,
         title -> Nullable<Text>,
         metadata -> Nullable<Text>,
+        anchor_id -> Nullable<BigInt>,
     }
 }
 
@@ -228,18 +229,13 @@ diesel::table! {
 }
 
 diesel::table! {
-    branch (id) {
+    message (id) {
         id -> BigInt,
-        parent_id -> Nullable<BigInt>,
-        base -> BigInt,
-    }
-}
-
-diesel::table! {
-    message (branch_id, seq) {
-        branch_id -> BigInt,
+        previous_id -> Nullable<BigInt>,
+        anchor_id -> Nullable<BigInt>,
         seq -> BigInt,
         turn_seq -> BigInt,
+        reference_count -> BigInt,
         body -> Text,
         created_at -> BigInt,
         chain -> Nullable<Binary>,

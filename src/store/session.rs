@@ -1,14 +1,14 @@
-//! Queries on `session`. What was said in them is in [`branch`], and read by [`message`](crate::store::message).
+//! Queries on `session`. What was said in them is in [`lineage`], and read by [`message`](crate::store::message).
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable};
+use diesel::sql_types::BigInt;
 
 use crate::conversation::opening::Opening;
 use crate::conversation::turn::Completeness;
 use crate::error::Error;
-use crate::store::branch::{self, Note, Place};
-use crate::store::fixed::Value::{Int, MaybeInt, MaybeText, Text};
+use crate::store::fixed::Value::{Int, MaybeText, Text};
 use crate::store::fixed::{Value, fixed, last_rowid};
+use crate::store::lineage::{self, Behind, Note, Place};
 use crate::store::schema::{agent, hold, session};
 use crate::store::writer::WriteError;
 use crate::store::{account, session_list, session_summary};
@@ -27,7 +27,7 @@ pub struct SessionRow {
     pub head: i64,
     pub created_at: i64,
     pub updated_at: i64,
-    pub branch_id: Option<i64>,
+    pub message_id: Option<i64>,
     pub given: i64,
     pub given_at: i64,
     pub title: Option<String>,
@@ -37,7 +37,7 @@ pub struct SessionRow {
 impl SessionRow {
     /// Where its conversation has come to.
     pub fn place(&self) -> Place {
-        Place { branch: self.branch_id, head: self.head }
+        Place { message: self.message_id, head: self.head }
     }
 }
 
@@ -163,19 +163,15 @@ pub fn delete_all(
     rowids: &[i64],
     idle_since: i64,
 ) -> QueryResult<i64> {
-    let (mut gone, mut left) = (0, Vec::new());
+    let mut gone = 0;
     for rowid in rowids {
         let idle = session::table.find(rowid).filter(session::updated_at.le(idle_since));
-        let branch: Option<Option<i64>> =
-            diesel::delete(idle).returning(session::branch_id).get_result(conn).optional()?;
-        gone += i64::from(branch.is_some());
-        left.extend(branch.flatten());
-    }
-    // Sessions that share a branch are neighbours in time; it is looked through once for all of them.
-    left.sort_unstable();
-    left.dedup();
-    for own in left {
-        branch::let_go(conn, own)?;
+        let last: Option<Option<i64>> =
+            diesel::delete(idle).returning(session::message_id).get_result(conn).optional()?;
+        gone += i64::from(last.is_some());
+        if let Some(last) = last.flatten() {
+            lineage::release(conn, last)?;
+        }
     }
     if gone > 0 {
         account::count(conn, owner, 0, -gone)?;
@@ -264,14 +260,18 @@ pub fn fork(
         return Ok(None);
     }
     let Some(made) = find(conn, &of.account_id, &of.agent_id, &new.name)? else { return Ok(None) };
-    let place = branch::back_to(conn, of.place(), new.head)?;
+    let place = lineage::back_to(conn, of.place(), new.head)?;
     let taken_over = (
-        session::branch_id.eq(place.branch),
+        session::message_id.eq(place.message),
+        session::anchor_id.eq(lineage::anchor(conn, place.message)?),
         session::head.eq(place.head),
         session::given.eq(of.given.min(place.head)),
         session::given_at.eq(of.given_at),
     );
     diesel::update(session::table.find(made.id)).set(taken_over).execute(conn)?;
+    if let Some(last) = place.message {
+        lineage::retain(conn, last)?;
+    }
     session_summary::copy(conn, of.id, made.id, place.head)?;
     let mut change = new.change.clone();
     change.title = change.title.or_else(|| Some(of.title.clone()));
@@ -286,17 +286,21 @@ pub fn truncate(
     head: i64,
     now: i64,
 ) -> QueryResult<Option<SessionRow>> {
-    let place = branch::back_to(conn, row.place(), head)?;
+    let place = lineage::back_to(conn, row.place(), head)?;
     let cut = (
-        session::branch_id.eq(place.branch),
+        session::message_id.eq(place.message),
+        session::anchor_id.eq(lineage::anchor(conn, place.message)?),
         session::head.eq(place.head),
         session::given.eq(row.given.min(place.head)),
         session::updated_at.eq(now),
     );
     diesel::update(session::table.find(row.id)).set(cut).execute(conn)?;
     session_summary::cut(conn, row.id, place.head)?;
-    if let Some(left) = row.branch_id {
-        branch::let_go(conn, left)?;
+    if let Some(last) = place.message {
+        lineage::retain(conn, last)?;
+    }
+    if let Some(left) = row.message_id {
+        lineage::release(conn, left)?;
     }
     by_id(conn, row.id)
 }
@@ -317,23 +321,28 @@ pub struct Of<'a> {
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct Found {
     pub id: i64,
-    pub branch: Option<i64>,
     pub head: i64,
 }
 
 /// Where a turn's session has come to, if it still exists.
 pub fn standing(conn: &mut SqliteConnection, of: Of<'_>) -> QueryResult<Option<Found>> {
-    const FIND: &str =
-        "SELECT id, branch_id, head FROM session WHERE account_id = ? AND agent_id = ? AND name = ?";
+    const FIND: &str = "SELECT id, head FROM session WHERE account_id = ? AND agent_id = ? AND name = ?";
     let own = [Text(of.account), Text(of.agent), Text(of.session)];
-    fixed!(FIND, own).returning::<(BigInt, Nullable<BigInt>, BigInt)>().get_result(conn).optional()
+    fixed!(FIND, own).returning::<(BigInt, BigInt)>().get_result(conn).optional()
 }
 
 /// Whether a session still is where it was found.
 pub fn is_at(conn: &mut SqliteConnection, own: Found) -> QueryResult<bool> {
-    const ASK: &str = "SELECT 1 FROM session WHERE id = ? AND head = ? AND branch_id IS ?";
-    let asked = fixed!(ASK, [Int(own.id), Int(own.head), MaybeInt(own.branch)]);
+    const ASK: &str = "SELECT 1 FROM session WHERE id = ? AND head = ?";
+    let asked = fixed!(ASK, [Int(own.id), Int(own.head)]);
     Ok(asked.returning::<BigInt>().get_result::<i64>(conn).optional()?.is_some())
+}
+
+/// The anchor of the message that was stored just now, whose row is the one that was inserted last.
+macro_rules! last_anchor {
+    () => {
+        "(SELECT anchor_id FROM message WHERE id = last_insert_rowid())"
+    };
 }
 
 /// Stores a turn behind the others of its session, and answers where it is then. `None` if the session is not where it
@@ -345,32 +354,25 @@ pub fn append_turn(
     new: &StoredTurn,
     now: i64,
 ) -> QueryResult<Option<Found>> {
-    const MOVE: &str =
-        "UPDATE session SET head = ?, updated_at = ? WHERE id = ? AND head = ? AND branch_id = ?";
-    const MOVE_OVER: &str = "UPDATE session SET branch_id = ?, head = ?, updated_at = ? WHERE id = ?";
-    const OPEN: &str = "UPDATE session SET branch_id = ?, head = ?, updated_at = ?, given = ?, given_at = ?, \
-                        title = COALESCE(title, ?) WHERE id = ?";
-    let begun = own.branch.filter(|_| own.head > 0);
-    if let Some(branch) = begun {
-        let last = own.head + i64::try_from(new.messages.len()).unwrap_or(i64::MAX) + 1;
-        let moved = [Int(last), Int(now), Int(own.id), Int(own.head), Int(branch)];
-        if fixed!(MOVE, moved).execute(conn)? == 0 {
-            return Ok(None);
-        }
-    }
-    let (at, last) = store_turn(conn, Place { branch: own.branch, head: own.head }, of, new, now)?;
+    const MOVE: &str = concat!(
+        "UPDATE session SET message_id = last_insert_rowid(), anchor_id = ",
+        last_anchor!(),
+        ", head = ?, updated_at = ? WHERE id = ?"
+    );
+    const OPEN: &str = concat!(
+        "UPDATE session SET message_id = last_insert_rowid(), anchor_id = ",
+        last_anchor!(),
+        ", head = ?, updated_at = ?, given = ?, given_at = ?, title = COALESCE(title, ?) WHERE id = ?"
+    );
+    let Some(last) = store_turn(conn, Some(own), of, new, now)? else { return Ok(None) };
     match opening(own.head, new) {
         Some(opening) => {
             let (given, title) = (given(opening), MaybeText(opening.title.as_deref()));
-            fixed!(OPEN, [Int(at), Int(last), Int(now), given, Int(now), title, Int(own.id)])
-                .execute(conn)?;
+            fixed!(OPEN, [Int(last), Int(now), given, Int(now), title, Int(own.id)]).execute(conn)?
         }
-        None if begun == Some(at) => {}
-        None => {
-            fixed!(MOVE_OVER, [Int(at), Int(last), Int(now), Int(own.id)]).execute(conn)?;
-        }
-    }
-    Ok(Some(Found { id: own.id, branch: Some(at), head: last }))
+        None => fixed!(MOVE, [Int(last), Int(now), Int(own.id)]).execute(conn)?,
+    };
+    Ok(Some(Found { id: own.id, head: last }))
 }
 
 /// As [`append_turn`], wherever the session is by now; `None` if it is gone. It may be at `place`.
@@ -414,9 +416,15 @@ pub fn begin_with(
     new: &StoredTurn,
     now: i64,
 ) -> QueryResult<Found> {
-    const MAKE: &str = "INSERT INTO session (account_id, agent_id, name, named_by, status, created_at, updated_at, \
-                        branch_id, head, given, given_at, title) VALUES (?, ?, ?, ?, 'active', ?, ?, ?, ?, ?, ?, ?)";
-    let (at, last) = store_turn(conn, Place { branch: None, head: 0 }, of, new, now)?;
+    const MAKE: &str = concat!(
+        "INSERT INTO session (account_id, agent_id, name, named_by, status, created_at, updated_at, head, given, given_at, \
+         title, message_id, anchor_id) VALUES (?, ?, ?, ?, 'active', ?, ?, ?, ?, ?, ?, last_insert_rowid(), ",
+        last_anchor!(),
+        ")"
+    );
+    let Some(last) = store_turn(conn, None, of, new, now)? else {
+        return Err(diesel::result::Error::NotFound);
+    };
     let opening = opening(0, new);
     let row = [
         Text(of.account),
@@ -425,14 +433,13 @@ pub fn begin_with(
         named_by(by_server),
         Int(made),
         Int(now),
-        Int(at),
         Int(last),
         opening.map_or(Int(0), given),
         Int(opening.map_or(0, |_| now)),
         MaybeText(opening.and_then(|opening| opening.title.as_deref())),
     ];
     fixed!(MAKE, row).execute(conn)?;
-    Ok(Found { id: last_rowid(conn)?, branch: Some(at), head: last })
+    Ok(Found { id: last_rowid(conn)?, head: last })
 }
 
 fn named_by(server: bool) -> Value<'static> {
@@ -448,23 +455,28 @@ fn given(opening: &Opening) -> Value<'static> {
     Int(i64::try_from(opening.given()).unwrap_or(i64::MAX))
 }
 
-/// Stores a turn behind a place; answers where its session has come to.
+/// Stores a turn behind the others of a session, or as the first; answers the number of its last message. `None` if the
+/// session is not where it was found: then nothing was written.
 fn store_turn(
     conn: &mut SqliteConnection,
-    place: Place,
+    own: Option<Found>,
     of: Of<'_>,
     new: &StoredTurn,
     now: i64,
-) -> QueryResult<(i64, i64)> {
-    let opening = opening(place.head, new);
+) -> QueryResult<Option<i64>> {
+    let begun = own.filter(|own| own.head > 0);
+    let opening = opening(begun.map_or(0, |own| own.head), new);
     let known = match opening {
-        Some(opening) => opening.longest_known(|len, chain| branch::known(conn, len, chain))?,
+        Some(opening) => opening.longest_known(|len, chain| lineage::known(conn, len, chain))?,
         None => None,
     };
     // What is known is stored already, and read from there.
-    let (skipped, place) = match known {
-        Some((len, at)) => (len, Place { branch: Some(at), head: i64::try_from(len).unwrap_or(i64::MAX) }),
-        None => (0, place),
+    let (skipped, behind) = match (known, begun) {
+        (Some((len, last)), _) => {
+            (len, (Behind::Message(Some(last)), i64::try_from(len).unwrap_or(i64::MAX)))
+        }
+        (None, Some(own)) => (0, (Behind::Session(own.id), own.head)),
+        (None, None) => (0, (Behind::Message(None), 0)),
     };
     let said: Vec<&String> = new.messages[skipped..].iter().chain([&new.reply]).collect();
     let chains = opening.map_or(&[][..], |opening| opening.chains.get(skipped..).unwrap_or_default());
@@ -474,5 +486,5 @@ fn store_turn(
         status: new.completeness.as_str(),
         metadata: new.metadata.as_deref(),
     };
-    branch::append(conn, place, said.into_iter(), chains, (note, now))
+    lineage::append(conn, behind, said.into_iter(), chains, (note, now))
 }

@@ -68,10 +68,10 @@ const INVARIANTS: [(&str, &str); 14] = [
          ON h.key_id = b.key_id WHERE b.held <> COALESCE(h.s, 0)",
     ),
     (
-        "S1 a branch has each of its messages",
-        "SELECT b.id AS row FROM branch b
-         LEFT JOIN (SELECT branch_id, COUNT(*) n, MIN(seq) lo, MAX(seq) hi FROM message GROUP BY branch_id) m
-         ON m.branch_id = b.id WHERE m.n IS NULL OR m.lo <> b.base + 1 OR m.n <> m.hi - b.base",
+        "S1 each message follows the one before it",
+        "SELECT m.id AS row FROM message m LEFT JOIN message p ON p.id = m.previous_id
+         WHERE m.seq <> COALESCE(p.seq, 0) + 1 OR (p.id IS NULL) <> (m.previous_id IS NULL)
+         OR m.anchor_id IS NOT iif(p.seq % 64 = 0, p.id, p.anchor_id)",
     ),
     (
         "S2 counts of agents and sessions agree",
@@ -80,27 +80,24 @@ const INVARIANTS: [(&str, &str); 14] = [
          OR a.session_count <> (SELECT COUNT(*) FROM session s WHERE s.account_id = a.account_id)",
     ),
     (
-        "S3 a session ends with a message, a branch begins behind one",
-        "SELECT 'session ' || s.id AS row FROM session s WHERE s.given > s.head OR s.head <> COALESCE(
-         (SELECT m.seq FROM message m WHERE m.branch_id = s.branch_id AND m.seq = s.head), 0)
-         OR (s.branch_id IS NULL) <> (s.head = 0)
-         UNION ALL SELECT 'branch ' || b.id FROM branch b WHERE b.parent_id IS NOT NULL AND NOT EXISTS
-         (SELECT 1 FROM message m WHERE m.branch_id = b.parent_id AND m.seq = b.base)",
+        "S3 a session ends with a message",
+        "SELECT s.id AS row FROM session s LEFT JOIN message m ON m.id = s.message_id
+         WHERE s.given > s.head OR s.head <> COALESCE(m.seq, 0) OR (m.id IS NULL) <> (s.message_id IS NULL)
+         OR s.anchor_id IS NOT m.anchor_id",
     ),
     (
         "S4 no message is kept that no session has",
-        "SELECT m.branch_id AS row FROM (SELECT branch_id, MAX(seq) hi FROM message GROUP BY branch_id) m
-         LEFT JOIN (SELECT branch_id, MAX(head) h FROM session GROUP BY branch_id) s ON s.branch_id = m.branch_id
-         LEFT JOIN (SELECT parent_id, MAX(base) b FROM branch GROUP BY parent_id) c ON c.parent_id = m.branch_id
-         WHERE m.hi <> MAX(COALESCE(s.h, 0), COALESCE(c.b, 0))",
+        "SELECT m.id AS row FROM message m LEFT JOIN (SELECT id, COUNT(*) n FROM
+         (SELECT message_id AS id FROM session UNION ALL SELECT previous_id FROM message) GROUP BY id) r ON r.id = m.id
+         WHERE m.reference_count <> COALESCE(r.n, 0) OR m.reference_count < 1",
     ),
     (
         "S5 nothing is shared between agents",
-        "WITH RECURSIVE way (session_id, branch_id) AS (SELECT id, branch_id FROM session WHERE branch_id IS NOT NULL
-         UNION ALL SELECT w.session_id, b.parent_id FROM way w JOIN branch b ON b.id = w.branch_id
-         WHERE b.parent_id IS NOT NULL)
-         SELECT w.branch_id AS row FROM way w JOIN session s ON s.id = w.session_id GROUP BY w.branch_id
-         HAVING MIN(s.account_id || ' ' || s.agent_id) <> MAX(s.account_id || ' ' || s.agent_id)",
+        "WITH RECURSIVE way (message_id, owner) AS (
+         SELECT message_id, account_id || ' ' || agent_id FROM session WHERE message_id IS NOT NULL
+         UNION SELECT m.previous_id, w.owner FROM way w JOIN message m ON m.id = w.message_id
+         WHERE m.previous_id IS NOT NULL)
+         SELECT message_id AS row FROM way GROUP BY message_id HAVING COUNT(*) > 1",
     ),
     (
         "S6 sessions are found by the notes they have",

@@ -82,8 +82,8 @@ fn a_damaged_session_fails_alone() {
         app.say("Hello", json!({"session_id": name}));
     }
     let app = app.restart_with(|app| {
-        let damage = "UPDATE message SET body = '{\"role\":' WHERE seq = 1 AND branch_id = \
-            (SELECT branch_id FROM session WHERE name = 'b')";
+        let damage = "UPDATE message SET body = '{\"role\":' WHERE seq = 1 AND id = \
+            (SELECT m.previous_id FROM session s JOIN message m ON m.id = s.message_id WHERE s.name = 'b')";
         database::change(app, damage);
     });
     for path in ["/v2/sessions/b/messages", "/v2/chats/b", "/v2/sessions/b/export"] {

@@ -265,8 +265,8 @@ fn what_was_tampered_with_is_found() {
         "S3",
     );
     verdict(
-        "UPDATE session SET head = 4 WHERE head = 6",
-        "UPDATE session SET head = 6 WHERE id = (SELECT MAX(id) FROM session)",
+        "UPDATE message SET reference_count = 2 WHERE seq = 6",
+        "UPDATE message SET reference_count = 1 WHERE seq = 6",
         "S4",
     );
     verdict(

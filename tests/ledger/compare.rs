@@ -49,13 +49,13 @@ const BOOKS: [Line; 12] = [
     ("session", "account_id, agent_id, name, named_by, head, created_at, updated_at", "session"),
     (
         "turn",
-        "s.account_id, s.agent_id, s.name, t.seq, t.completion_id, t.hold_id, t.status, t.metadata, t.created_at",
-        "message t JOIN session s ON s.branch_id = t.branch_id AND t.completion_id IS NOT NULL",
+        "w.account_id, w.agent_id, w.name, t.seq, t.completion_id, t.hold_id, t.status, t.metadata, t.created_at",
+        "way w JOIN message t ON t.id = w.message_id AND t.completion_id IS NOT NULL",
     ),
     (
         "message",
-        "s.account_id, s.agent_id, s.name, m.seq, m.turn_seq, m.body",
-        "message m JOIN session s ON s.branch_id = m.branch_id",
+        "w.account_id, w.agent_id, w.name, m.seq, m.turn_seq, m.body",
+        "way w JOIN message m ON m.id = w.message_id",
     ),
     (
         "request",
@@ -96,8 +96,13 @@ const GLANCE: [Line; 11] = [
     ("notices", "count(*)", "webhook_delivery"),
 ];
 
+/// The messages of each session.
+const WAY: &str = "CREATE VIEW way AS WITH RECURSIVE w AS (SELECT account_id, agent_id, name, message_id FROM session \
+    UNION ALL SELECT account_id, agent_id, name, previous_id FROM w JOIN message m ON m.id = w.message_id) SELECT * FROM w";
+
 /// Prepares a database for being compared.
 pub fn prepare(conn: &mut SqliteConnection) {
+    conn.batch_execute(WAY).expect("the database takes a view");
     for (name, lines) in [("books", &BOOKS[..]), ("glance", &GLANCE[..])] {
         let one = |(name, columns, from): &Line| {
             let blanks = vec!["%s"; columns.split(", ").count()].join("|");

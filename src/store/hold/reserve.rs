@@ -77,7 +77,7 @@ impl NewHold {
 
     /// Where the session was left, if it can be asked whether it still is there by that alone.
     pub(super) fn place(&self) -> Option<Found> {
-        self.place.filter(|place| place.branch.is_some() && place.head > 0)
+        self.place.filter(|place| place.head > 0)
     }
 
     /// The account and the key that pay.
@@ -144,7 +144,6 @@ struct Others {
     key_ends_at: Option<EpochMs>,
     agent_there: bool,
     session: Option<i64>,
-    branch: Option<i64>,
     head: Option<i64>,
 }
 
@@ -155,11 +154,11 @@ fn standing(conn: &mut SqliteConnection, new: &NewHold) -> QueryResult<Standing>
         accounts::standing_sql!(columns),
         ", a.status = 'active', \
          (SELECT iif(k.revoked_at IS NULL, k.expires_at, k.revoked_at) FROM api_key k WHERE k.key_id = ?), \
-         EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.branch_id, s.head ",
+         EXISTS (SELECT 1 FROM agent g WHERE g.agent_id = ?), s.id, s.head ",
         accounts::standing_sql!(from),
         "LEFT JOIN session s ON s.account_id = a.account_id AND s.agent_id = ? AND s.name = ? WHERE a.account_id = ?"
     );
-    type Other = (Bool, Nullable<BigInt>, Bool, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>);
+    type Other = (Bool, Nullable<BigInt>, Bool, Nullable<BigInt>, Nullable<BigInt>);
     let of = [
         Text(new.key.as_str()),
         Text(new.key.as_str()),
@@ -226,7 +225,7 @@ pub(super) fn weigh<'a>(
         return Err(Error::ModelNotFound(new.agent.to_string()).into());
     }
     let session = match (now.session, now.head) {
-        (Some(id), Some(head)) => Some(Found { id, branch: now.branch, head }),
+        (Some(id), Some(head)) => Some(Found { id, head }),
         _ => None,
     };
     // Whether it has a budget was looked up before it got one here.

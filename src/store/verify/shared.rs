@@ -1,73 +1,58 @@
 //! Whether the digests by which conversations are shared are those of what is stored.
 
 use diesel::prelude::*;
+use foldhash::{HashSet, HashSetExt};
 
 use crate::conversation::opening::{Chain, normal};
 use crate::json::Raw;
-use crate::store::schema::{branch, message, session};
+use crate::store::lineage::{self, Chained, Place};
+use crate::store::schema::session;
 
-/// The answers whose digest is not that of the conversation up to them.
+/// The answers whose digest is not that of the conversation up to them, by session and number.
 pub fn changed(conn: &mut SqliteConnection) -> QueryResult<Vec<String>> {
-    let shareable: Vec<i64> = message::table
-        .filter(message::chain.is_not_null())
-        .select(message::branch_id)
-        .distinct()
-        .order(message::branch_id)
-        .load(conn)?;
-    let mut changed = Vec::new();
-    for own in shareable {
-        changed.extend(changed_in(conn, own)?);
+    type Row = (i64, String, String, Option<i64>, i64);
+    let (mut seen, mut changed, mut after) = (HashSet::new(), Vec::new(), 0);
+    loop {
+        let next: Option<Row> = session::table
+            .filter(session::id.gt(after))
+            .order(session::id)
+            .select((session::id, session::account_id, session::agent_id, session::message_id, session::head))
+            .first(conn)
+            .optional()?;
+        let Some((id, account, agent, message, head)) = next else { return Ok(changed) };
+        let begin = Chain::begin((&account, &agent));
+        let those = changed_in(conn, Place { message, head }, begin, &mut seen)?;
+        changed.extend(those.into_iter().map(|seq| format!("{id} {seq}")));
+        after = id;
     }
-    Ok(changed)
 }
 
-fn changed_in(conn: &mut SqliteConnection, own: i64) -> QueryResult<Vec<String>> {
-    let mut chain = before(conn, own)?;
+/// The numbers of those in one conversation, as far as it was not seen with another.
+fn changed_in(
+    conn: &mut SqliteConnection,
+    place: Place,
+    begin: Chain,
+    seen: &mut HashSet<i64>,
+) -> QueryResult<Vec<i64>> {
+    let (mut chain, mut lines) = (Some(begin), Vec::<Chained>::new());
+    lineage::each_back(conn, place, |line| {
+        let known = seen.contains(&line.id);
+        if known {
+            chain = line.chain.as_deref().and_then(Chain::stored);
+        } else if line.chain.is_some() || !lines.is_empty() {
+            // What was said after the first turn has none.
+            lines.push(line);
+        }
+        !known
+    })?;
     let mut changed = Vec::new();
-    let lines = message::table.filter(message::branch_id.eq(own)).order(message::seq).select((
-        message::seq,
-        message::body,
-        message::chain,
-    ));
-    type Line = (i64, String, Option<Vec<u8>>);
-    for line in lines.load_iter::<Line, diesel::connection::DefaultLoadingMode>(conn)? {
-        let (seq, body, stored) = line?;
+    for Chained { id, seq, body, chain: stored } in lines.into_iter().rev() {
+        seen.insert(id);
         chain = chain.map(|chain| chain.and(&normal(&Raw::trusted(body))));
         let same = chain.as_ref().map(Chain::bytes) == stored.as_deref();
         if stored.is_some() && !same {
-            changed.push(format!("{own} {seq}"));
+            changed.push(seq);
         }
     }
     Ok(changed)
-}
-
-/// The digest of what comes before a branch; `None` if there is none, and then there is none in it.
-fn before(conn: &mut SqliteConnection, own: i64) -> QueryResult<Option<Chain>> {
-    let (parent, base): (Option<i64>, i64) =
-        branch::table.find(own).select((branch::parent_id, branch::base)).get_result(conn)?;
-    match parent {
-        None => Ok(owner(conn, own)?.map(|(account, agent)| Chain::begin((&account, &agent)))),
-        Some(parent) => {
-            let stored: Option<Option<Vec<u8>>> =
-                message::table.find((parent, base)).select(message::chain).get_result(conn).optional()?;
-            Ok(stored.flatten().as_deref().and_then(Chain::stored))
-        }
-    }
-}
-
-/// Account and agent of the sessions that have a branch. Nothing is shared between agents, so any will do.
-fn owner(conn: &mut SqliteConnection, own: i64) -> QueryResult<Option<(String, String)>> {
-    let mut next = Some(own);
-    while let Some(at) = next {
-        let found = session::table
-            .filter(session::branch_id.eq(at))
-            .select((session::account_id, session::agent_id))
-            .first(conn)
-            .optional()?;
-        if found.is_some() {
-            return Ok(found);
-        }
-        next = branch::table.filter(branch::parent_id.eq(at)).select(branch::id).first(conn).optional()?;
-    }
-    Ok(None)
 }
