@@ -20,13 +20,16 @@ use crate::store::connection::open_merger;
 const MOST_PAGES: i32 = 4_096;
 /// From so many on it is merged beside the writer, so that it is done before they are as many as that.
 const MERGE_PAGES: i32 = 3_072;
-/// After how many pieces of work it is looked how many pages those are: a piece writes about seven.
+/// After how many pieces of work it is looked how many pages those are.
 const LOOK_EVERY: usize = 128;
+/// As how many pieces a commit counts at least: it writes the last page of each table and index, whatever is in it, which
+/// comes to some 15 pages for one turn and to 20 for eight.
+const LEAST_PIECES: usize = 8;
 
 /// Decides when the log is merged, and by whom.
 pub struct Merger {
     database: Option<PathBuf>,
-    /// Pieces of work since the log was looked at.
+    /// Pieces of work since the log was looked at, or what counts as such.
     unseen: usize,
     /// Kept from one time to the next.
     conn: Option<SqliteConnection>,
@@ -41,7 +44,7 @@ impl Merger {
 
     /// To be called by the writer after each commit, with its connection and the number of pieces that were committed.
     pub fn committed(&mut self, pieces: usize, writer: &mut SqliteConnection) {
-        self.unseen += pieces;
+        self.unseen += pieces.max(LEAST_PIECES);
         if self.ended() {
             checkpoint(writer);
         } else if self.unseen >= LOOK_EVERY {
