@@ -38,7 +38,7 @@ pub enum Behind {
 }
 
 /// A message as it is stored.
-#[derive(Clone, Debug, Queryable)]
+#[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct Line {
     pub id: i64,
@@ -46,6 +46,7 @@ pub struct Line {
     pub turn_seq: i64,
     pub body: String,
     pub created_at: i64,
+    pub chain: Option<Vec<u8>>,
 }
 
 /// What is noted of an answer.
@@ -64,6 +65,7 @@ macro_rules! stride {
         64
     };
 }
+const STRIDE: i64 = stride!();
 
 /// The anchor of what follows a message of which row, number and anchor are given.
 macro_rules! anchor_after {
@@ -76,22 +78,6 @@ macro_rules! anchor_after {
 macro_rules! own_columns {
     () => {
         "seq, turn_seq, body, created_at, chain, completion_id, hold_id, status, metadata"
-    };
-}
-
-/// The way back from a message, of which row and number are given, to the one after a number.
-macro_rules! way_back {
-    () => {
-        "WITH RECURSIVE way (id, seq) AS (SELECT ?, ? UNION ALL \
-         SELECT m.previous_id, w.seq - 1 FROM way w CROSS JOIN message m ON m.id = w.id AND m.seq = w.seq \
-         WHERE w.seq > 1 + ?) "
-    };
-}
-
-/// The messages on it, the last one first.
-macro_rules! messages_on_it {
-    () => {
-        "FROM way w CROSS JOIN message m ON m.id = w.id AND m.seq = w.seq"
     };
 }
 
@@ -166,30 +152,25 @@ pub fn known(conn: &mut SqliteConnection, len: usize, chain: &Chain) -> QueryRes
     same.select(max(message::id)).get_result(conn)
 }
 
-/// The place of the message number `head` on the way to a place. The first place is that of number 0.
-pub fn back_to(conn: &mut SqliteConnection, from: Place, head: i64) -> QueryResult<Place> {
-    // Where the anchor is no further than what is sought, else to the message before.
-    const BACK: &str = concat!(
-        "WITH RECURSIVE sought (seq, stride) AS (SELECT ?, ",
-        stride!(),
-        "), way (id, seq) AS (SELECT ?, ? UNION ALL SELECT \
-         iif((w.seq - 1) / s.stride * s.stride >= s.seq, m.anchor_id, m.previous_id), \
-         iif((w.seq - 1) / s.stride * s.stride >= s.seq, (w.seq - 1) / s.stride * s.stride, w.seq - 1) \
-         FROM sought s CROSS JOIN way w CROSS JOIN message m ON m.id = w.id AND m.seq = w.seq WHERE w.seq > s.seq) \
-         SELECT w.id FROM sought s CROSS JOIN way w WHERE w.seq = s.seq"
-    );
+/// The place of the message number `head` on the way to a place; `None` if a message between them is missing. The place
+/// of number 0 is the first.
+pub fn back_to(conn: &mut SqliteConnection, from: Place, head: i64) -> QueryResult<Option<Place>> {
+    const STEPS: &str = "SELECT previous_id, anchor_id FROM message WHERE id = ? AND seq = ?";
     if head <= 0 {
-        return Ok(Place::default());
+        return Ok(Some(Place::default()));
     }
-    if head >= from.head {
-        return Ok(from);
+    let mut at = from;
+    while at.head > head {
+        let asked = fixed!(STEPS, [MaybeInt(at.message), Int(at.head)]);
+        let steps = asked.returning::<(Nullable<BigInt>, Nullable<BigInt>)>().get_result(conn).optional()?;
+        let Some((previous, anchor)) = steps else { return Ok(None) };
+        let anchored = (at.head - 1) / STRIDE * STRIDE;
+        at = match anchored >= head {
+            true => Place { message: anchor, head: anchored },
+            false => Place { message: previous, head: at.head - 1 },
+        };
     }
-    let asked = fixed!(BACK, [Int(head), MaybeInt(from.message), Int(from.head)]);
-    let message: Option<Option<i64>> = asked.returning::<Nullable<BigInt>>().get_result(conn).optional()?;
-    match message.flatten() {
-        Some(message) => Ok(Place { message: Some(message), head }),
-        None => Err(diesel::result::Error::NotFound),
-    }
+    Ok(Some(at))
 }
 
 /// The row of the anchor of a message.
@@ -208,76 +189,76 @@ pub fn lines(
     (low, high): (i64, i64),
     most_bytes: usize,
 ) -> QueryResult<Vec<Line>> {
-    const SIZES: &str = concat!(way_back!(), "SELECT octet_length(m.body) ", messages_on_it!());
-    let mut from = back_to(conn, place, high)?;
-    if most_bytes < usize::MAX && from.head > low {
-        let sizes = fixed!(SIZES, [MaybeInt(from.message), Int(from.head), Int(low)]).returning::<BigInt>();
-        let sizes: Vec<i64> = sizes.load(conn)?;
+    const SIZE: &str = "SELECT previous_id, octet_length(body) FROM message WHERE id = ? AND seq = ?";
+    let mut upto = high;
+    if most_bytes < usize::MAX {
+        let (mut at, mut sizes) = (back_to(conn, place, high)?.unwrap_or_default(), Vec::new());
+        while at.head > low {
+            let asked = fixed!(SIZE, [MaybeInt(at.message), Int(at.head)]);
+            let found = asked.returning::<(Nullable<BigInt>, BigInt)>().get_result(conn).optional()?;
+            let Some((previous, size)): Option<(Option<i64>, i64)> = found else { break };
+            sizes.push((at.head, usize::try_from(size).unwrap_or(usize::MAX)));
+            at = Place { message: previous, head: at.head - 1 };
+        }
         let mut bytes = 0_usize;
-        let enough = sizes.iter().rev().position(|size| {
-            bytes = bytes.saturating_add(usize::try_from(*size).unwrap_or(0));
+        let enough = sizes.iter().rev().find(|(_, size)| {
+            bytes = bytes.saturating_add(*size);
             bytes >= most_bytes
         });
-        if let Some(at) = enough {
-            from = back_to(conn, from, low + 1 + i64::try_from(at).unwrap_or(i64::MAX))?;
-        }
+        upto = enough.map_or(high, |(seq, _)| *seq);
     }
-    let (lines, _) = newest(conn, from, (low, high), usize::MAX)?;
+    let (lines, _) = newest(conn, place, (low, upto), usize::MAX)?;
     Ok(lines)
 }
 
 /// The newest messages after number `low` up to number `high`, in order, and whether older ones of them are left out:
 /// those with which they would have more than `most_bytes`. One is there in any case.
+///
+/// Where a message is missing, so are those before it.
 pub fn newest(
     conn: &mut SqliteConnection,
     place: Place,
     (low, high): (i64, i64),
     most_bytes: usize,
 ) -> QueryResult<(Vec<Line>, bool)> {
-    const LINES: &str =
-        concat!(way_back!(), "SELECT m.id, m.seq, m.turn_seq, m.body, m.created_at ", messages_on_it!());
-    let from = back_to(conn, place, high)?;
     let (mut lines, mut bytes, mut cut) = (Vec::new(), 0_usize, false);
-    if from.head > low {
-        let rows = fixed!(LINES, [MaybeInt(from.message), Int(from.head), Int(low)]);
-        let rows = rows.returning::<(BigInt, BigInt, BigInt, TextType, BigInt)>();
-        for line in rows.load_iter::<Line, diesel::connection::DefaultLoadingMode>(conn)? {
-            let line = line?;
-            bytes = bytes.saturating_add(line.body.len());
-            cut = bytes > most_bytes && !lines.is_empty();
-            if cut {
-                break;
-            }
+    let from = back_to(conn, place, high)?.unwrap_or_default();
+    each_back(conn, from, |line| {
+        if line.seq <= low {
+            return false;
+        }
+        bytes = bytes.saturating_add(line.body.len());
+        cut = bytes > most_bytes && !lines.is_empty();
+        if !cut {
             lines.push(line);
         }
-    }
+        !cut
+    })?;
     lines.reverse();
     Ok((lines, cut))
-}
-
-/// A message with its digest.
-#[derive(Clone, Debug, Queryable)]
-#[expect(missing_docs, reason = "the columns are described in the migration")]
-pub struct Chained {
-    pub id: i64,
-    pub seq: i64,
-    pub body: String,
-    pub chain: Option<Vec<u8>>,
 }
 
 /// Hands on the messages of a conversation, the last one first, as long as more of them are `wanted`.
 pub fn each_back(
     conn: &mut SqliteConnection,
     place: Place,
-    mut wanted: impl FnMut(Chained) -> bool,
+    mut wanted: impl FnMut(Line) -> bool,
 ) -> QueryResult<()> {
-    const CHAINS: &str = concat!(way_back!(), "SELECT m.id, m.seq, m.body, m.chain ", messages_on_it!());
-    let rows = fixed!(CHAINS, [MaybeInt(place.message), Int(place.head), Int(0)]);
-    let rows = rows.returning::<(BigInt, BigInt, TextType, Nullable<Binary>)>();
-    for line in rows.load_iter::<Chained, diesel::connection::DefaultLoadingMode>(conn)? {
-        if !wanted(line?) {
+    const LINE: &str =
+        "SELECT previous_id, turn_seq, body, created_at, chain FROM message WHERE id = ? AND seq = ?";
+    type Columns = (Nullable<BigInt>, BigInt, TextType, BigInt, Nullable<Binary>);
+    let mut at = place;
+    while at.head > 0 {
+        let asked = fixed!(LINE, [MaybeInt(at.message), Int(at.head)]).returning::<Columns>();
+        type Found = (Option<i64>, i64, String, i64, Option<Vec<u8>>);
+        let found: Option<Found> = asked.get_result(conn).optional()?;
+        let (Some(id), Some((previous, turn_seq, body, created_at, chain))) = (at.message, found) else {
+            break;
+        };
+        if !wanted(Line { id, seq: at.head, turn_seq, body, created_at, chain }) {
             break;
         }
+        at = Place { message: previous, head: at.head - 1 };
     }
     Ok(())
 }
@@ -344,11 +325,11 @@ mod tests {
                 let whole = lines(conn, place, (0, place.head), usize::MAX).expect("messages");
                 assert_eq!(numbers(&whole), (1..=place.head).collect::<Vec<_>>());
                 for head in 1..=place.head {
-                    let found = back_to(conn, place, head).expect("a place");
+                    let found = back_to(conn, place, head).expect("a read");
                     let row = usize::try_from(head - 1).ok().and_then(|at| whole.get(at)).expect("a line").id;
-                    assert_eq!(found, Place { message: Some(row), head });
+                    assert_eq!(found, Some(Place { message: Some(row), head }));
                 }
-                assert_eq!(back_to(conn, place, 0), Ok(Place::default()));
+                assert_eq!(back_to(conn, place, 0), Ok(Some(Place::default())));
                 for (low, high) in [(0, 1), (0, 64), (62, 66), (64, 65), (100, 200), (5, place.head)] {
                     let high = high.min(place.head);
                     let expected: Vec<i64> = (low + 1..=high).collect();

@@ -61,7 +61,8 @@ impl Store {
         &self.writer
     }
 
-    /// Runs `query` on a reading connection, off the async threads.
+    /// Runs `query` on a reading connection, off the async threads. It sees the database as it is at one moment, however
+    /// many statements it is made of.
     ///
     /// # Errors
     /// [`Error::StoreUnavailable`] when no connection is free in time or the database fails.
@@ -77,7 +78,8 @@ impl Store {
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;
             let mut conn = readers.get().map_err(|cause| Error::StoreUnavailable(cause.to_string()))?;
-            query(&mut conn).map_err(|cause| Error::StoreUnavailable(cause.to_string()))
+            SqliteConnection::transaction(&mut conn, query)
+                .map_err(|cause| Error::StoreUnavailable(cause.to_string()))
         });
         done.await.map_err(|panic| Error::Internal(panic.to_string()))?
     }

@@ -1,6 +1,7 @@
 //! Queries on `session`. What was said in them is in [`lineage`], and read by [`message`](crate::store::message).
 
 use diesel::prelude::*;
+use diesel::result::Error::NotFound;
 use diesel::sql_types::BigInt;
 
 use crate::conversation::opening::Opening;
@@ -260,7 +261,7 @@ pub fn fork(
         return Ok(None);
     }
     let Some(made) = find(conn, &of.account_id, &of.agent_id, &new.name)? else { return Ok(None) };
-    let place = lineage::back_to(conn, of.place(), new.head)?;
+    let place = lineage::back_to(conn, of.place(), new.head)?.ok_or(NotFound)?;
     let taken_over = (
         session::message_id.eq(place.message),
         session::anchor_id.eq(lineage::anchor(conn, place.message)?),
@@ -286,7 +287,7 @@ pub fn truncate(
     head: i64,
     now: i64,
 ) -> QueryResult<Option<SessionRow>> {
-    let place = lineage::back_to(conn, row.place(), head)?;
+    let place = lineage::back_to(conn, row.place(), head)?.ok_or(NotFound)?;
     let cut = (
         session::message_id.eq(place.message),
         session::anchor_id.eq(lineage::anchor(conn, place.message)?),

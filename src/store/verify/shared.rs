@@ -5,7 +5,7 @@ use foldhash::{HashSet, HashSetExt};
 
 use crate::conversation::opening::{Chain, normal};
 use crate::json::Raw;
-use crate::store::lineage::{self, Chained, Place};
+use crate::store::lineage::{self, Line, Place};
 use crate::store::schema::session;
 
 /// The answers whose digest is not that of the conversation up to them, by session and number.
@@ -34,7 +34,7 @@ fn changed_in(
     begin: Chain,
     seen: &mut HashSet<i64>,
 ) -> QueryResult<Vec<i64>> {
-    let (mut chain, mut lines) = (Some(begin), Vec::<Chained>::new());
+    let (mut chain, mut lines) = (Some(begin), Vec::<Line>::new());
     lineage::each_back(conn, place, |line| {
         let known = seen.contains(&line.id);
         if known {
@@ -46,7 +46,7 @@ fn changed_in(
         !known
     })?;
     let mut changed = Vec::new();
-    for Chained { id, seq, body, chain: stored } in lines.into_iter().rev() {
+    for Line { id, seq, body, chain: stored, .. } in lines.into_iter().rev() {
         seen.insert(id);
         chain = chain.map(|chain| chain.and(&normal(&Raw::trusted(body))));
         let same = chain.as_ref().map(Chain::bytes) == stored.as_deref();
