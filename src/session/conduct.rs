@@ -197,13 +197,6 @@ async fn load(local: &LocalRooms, key: SessionKey, named_by: NamedBy) -> Result<
     let Some((bodies, summary, row)) = found.await? else {
         return Ok(Conversation { updated_at: clock::now_ms(), ..Conversation::default() });
     };
-    if bodies.len() != usize::try_from(row.head).unwrap_or(usize::MAX) {
-        let there = bodies.len();
-        return Err(Error::Internal(format!(
-            "session {}: {there} of {} messages are there",
-            row.id, row.head
-        )));
-    }
     let mut history = History::default();
     let mut turn: (i64, Vec<Message>) = (0, Vec::new());
     for (at, (turn_seq, body)) in bodies.into_iter().enumerate() {

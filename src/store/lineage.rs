@@ -6,12 +6,12 @@
 //! changed. A message counts who refers to it, the sessions that end with it and the messages that name it, and goes
 //! with the last of them.
 //!
-//! So a turn writes at the end of the table and nowhere else: no index has the places of messages. A way is gone back
-//! step by step, or from anchor to anchor: each message has the row of the last one before it whose number is a multiple
-//! of 64.
+//! So a turn writes at the end of the table: no index has the places of messages. A way is gone back step by step, or
+//! from anchor to anchor: each message has the row of the last one before it whose number is a multiple of 64.
 
 use diesel::dsl::max;
 use diesel::prelude::*;
+use diesel::result::Error;
 use diesel::sql_types::{BigInt, Binary, Nullable, Text as TextType};
 
 use crate::conversation::opening::Chain;
@@ -19,7 +19,8 @@ use crate::store::fixed::Value::{Int, MaybeBlob, MaybeInt, MaybeText, Text};
 use crate::store::fixed::{Value, fixed};
 use crate::store::schema::message;
 
-/// How far a conversation has come, and where.
+/// How far a conversation has come, and where. It is good for the transaction in which it was read: rows that were deleted
+/// are given to other messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The row of the last message; `None` before the first.
@@ -59,7 +60,8 @@ pub struct Note<'a> {
     pub metadata: Option<&'a str>,
 }
 
-/// How many messages there are from one anchor to the next. It is part of what is stored.
+/// How many messages there are from one anchor to the next. It is part of what is stored: the migration has it, and the check
+/// of [`verify`](crate::store::verify).
 macro_rules! stride {
     () => {
         64
@@ -152,33 +154,36 @@ pub fn known(conn: &mut SqliteConnection, len: usize, chain: &Chain) -> QueryRes
     same.select(max(message::id)).get_result(conn)
 }
 
-/// The place of the message number `head` on the way to a place; `None` if a message between them is missing. The place
-/// of number 0 is the first.
-pub fn back_to(conn: &mut SqliteConnection, from: Place, head: i64) -> QueryResult<Option<Place>> {
+/// A message is missing: what is stored is damaged.
+fn missing(at: Place) -> Error {
+    Error::DeserializationError(format!("message {} is missing", at.head).into())
+}
+
+/// The place of the message number `head` on the way to a place. That of number 0 is before the first.
+pub fn back_to(conn: &mut SqliteConnection, from: Place, head: i64) -> QueryResult<Place> {
     const STEPS: &str = "SELECT previous_id, anchor_id FROM message WHERE id = ? AND seq = ?";
     if head <= 0 {
-        return Ok(Some(Place::default()));
+        return Ok(Place::default());
     }
     let mut at = from;
     while at.head > head {
         let asked = fixed!(STEPS, [MaybeInt(at.message), Int(at.head)]);
         let steps = asked.returning::<(Nullable<BigInt>, Nullable<BigInt>)>().get_result(conn).optional()?;
-        let Some((previous, anchor)) = steps else { return Ok(None) };
+        let (previous, anchor) = steps.ok_or_else(|| missing(at))?;
         let anchored = (at.head - 1) / STRIDE * STRIDE;
         at = match anchored >= head {
             true => Place { message: anchor, head: anchored },
             false => Place { message: previous, head: at.head - 1 },
         };
     }
-    Ok(Some(at))
+    Ok(at)
 }
 
-/// The row of the anchor of a message.
-pub fn anchor(conn: &mut SqliteConnection, of: Option<i64>) -> QueryResult<Option<i64>> {
-    match of {
-        Some(id) => message::table.find(id).select(message::anchor_id).get_result(conn),
-        None => Ok(None),
-    }
+/// The row of the anchor of a place's message.
+pub fn anchor(conn: &mut SqliteConnection, of: Place) -> QueryResult<Option<i64>> {
+    let Some(id) = of.message else { return Ok(None) };
+    let found = message::table.find(id).select(message::anchor_id).get_result(conn).optional()?;
+    found.ok_or_else(|| missing(of))
 }
 
 /// The messages after number `low` up to number `high`, in order. Stops early once it has `most_bytes`, but never
@@ -192,11 +197,11 @@ pub fn lines(
     const SIZE: &str = "SELECT previous_id, octet_length(body) FROM message WHERE id = ? AND seq = ?";
     let mut upto = high;
     if most_bytes < usize::MAX {
-        let (mut at, mut sizes) = (back_to(conn, place, high)?.unwrap_or_default(), Vec::new());
+        let (mut at, mut sizes) = (back_to(conn, place, high)?, Vec::new());
         while at.head > low {
             let asked = fixed!(SIZE, [MaybeInt(at.message), Int(at.head)]);
             let found = asked.returning::<(Nullable<BigInt>, BigInt)>().get_result(conn).optional()?;
-            let Some((previous, size)): Option<(Option<i64>, i64)> = found else { break };
+            let (previous, size): (Option<i64>, i64) = found.ok_or_else(|| missing(at))?;
             sizes.push((at.head, usize::try_from(size).unwrap_or(usize::MAX)));
             at = Place { message: previous, head: at.head - 1 };
         }
@@ -213,8 +218,6 @@ pub fn lines(
 
 /// The newest messages after number `low` up to number `high`, in order, and whether older ones of them are left out:
 /// those with which they would have more than `most_bytes`. One is there in any case.
-///
-/// Where a message is missing, so are those before it.
 pub fn newest(
     conn: &mut SqliteConnection,
     place: Place,
@@ -222,7 +225,7 @@ pub fn newest(
     most_bytes: usize,
 ) -> QueryResult<(Vec<Line>, bool)> {
     let (mut lines, mut bytes, mut cut) = (Vec::new(), 0_usize, false);
-    let from = back_to(conn, place, high)?.unwrap_or_default();
+    let from = back_to(conn, place, high)?;
     each_back(conn, from, |line| {
         if line.seq <= low {
             return false;
@@ -252,9 +255,8 @@ pub fn each_back(
         let asked = fixed!(LINE, [MaybeInt(at.message), Int(at.head)]).returning::<Columns>();
         type Found = (Option<i64>, i64, String, i64, Option<Vec<u8>>);
         let found: Option<Found> = asked.get_result(conn).optional()?;
-        let (Some(id), Some((previous, turn_seq, body, created_at, chain))) = (at.message, found) else {
-            break;
-        };
+        let (Some(id), Some(found)) = (at.message, found) else { return Err(missing(at)) };
+        let (previous, turn_seq, body, created_at, chain) = found;
         if !wanted(Line { id, seq: at.head, turn_seq, body, created_at, chain }) {
             break;
         }
@@ -272,14 +274,20 @@ pub fn retain(conn: &mut SqliteConnection, id: i64) -> QueryResult<()> {
 /// One less refers to a message: deletes it, and those before it, as far as nobody has them any more.
 pub fn release(conn: &mut SqliteConnection, id: i64) -> QueryResult<()> {
     const DELETE: &str = "DELETE FROM message WHERE id = ? AND reference_count = 1 RETURNING previous_id";
-    const RELEASE: &str = "UPDATE message SET reference_count = reference_count - 1 WHERE id = ?";
+    const RELEASE: &str =
+        "UPDATE message SET reference_count = reference_count - 1 WHERE id = ? AND reference_count > 1";
     let mut next = Some(id);
     while let Some(own) = next {
         let deleted = fixed!(DELETE, [Int(own)]).returning::<Nullable<BigInt>>();
         next = match deleted.get_result::<Option<i64>>(conn).optional()? {
             Some(previous) => previous,
             None => {
-                fixed!(RELEASE, [Int(own)]).execute(conn)?;
+                if fixed!(RELEASE, [Int(own)]).execute(conn)? == 0 {
+                    tracing::error!(
+                        message = own,
+                        "a message to which somebody referred is missing, or counts nobody"
+                    );
+                }
                 None
             }
         };
@@ -327,9 +335,9 @@ mod tests {
                 for head in 1..=place.head {
                     let found = back_to(conn, place, head).expect("a read");
                     let row = usize::try_from(head - 1).ok().and_then(|at| whole.get(at)).expect("a line").id;
-                    assert_eq!(found, Some(Place { message: Some(row), head }));
+                    assert_eq!(found, Place { message: Some(row), head });
                 }
-                assert_eq!(back_to(conn, place, 0), Ok(Some(Place::default())));
+                assert_eq!(back_to(conn, place, 0), Ok(Place::default()));
                 for (low, high) in [(0, 1), (0, 64), (62, 66), (64, 65), (100, 200), (5, place.head)] {
                     let high = high.min(place.head);
                     let expected: Vec<i64> = (low + 1..=high).collect();

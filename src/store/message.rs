@@ -23,6 +23,13 @@ pub struct MessageRow {
     pub answer: Option<AnswerRow>,
 }
 
+impl MessageRow {
+    /// In the place of one that is not there.
+    pub fn missing(seq: i64) -> Self {
+        Self { seq, turn_seq: seq, body: String::new(), created_at: 0, answer: None }
+    }
+}
+
 /// What an answer came to.
 #[derive(Clone, Debug, Queryable)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]

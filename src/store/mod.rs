@@ -65,7 +65,8 @@ impl Store {
     /// many statements it is made of.
     ///
     /// # Errors
-    /// [`Error::StoreUnavailable`] when no connection is free in time or the database fails.
+    /// [`Error::StoreUnavailable`] when no connection is free in time or the database fails, [`Error::Internal`] when what
+    /// is stored cannot be understood.
     pub async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
@@ -78,8 +79,7 @@ impl Store {
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;
             let mut conn = readers.get().map_err(|cause| Error::StoreUnavailable(cause.to_string()))?;
-            SqliteConnection::transaction(&mut conn, query)
-                .map_err(|cause| Error::StoreUnavailable(cause.to_string()))
+            SqliteConnection::transaction(&mut conn, query).map_err(|cause| failed(&cause))
         });
         done.await.map_err(|panic| Error::Internal(panic.to_string()))?
     }
@@ -93,5 +93,14 @@ impl Store {
         work: impl FnMut(&mut SqliteConnection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, Error> {
         self.writer.write(work).await
+    }
+}
+
+/// What a failed query is to whoever asked: to try again helps where the database failed, not where it has what cannot be
+/// understood.
+fn failed(cause: &diesel::result::Error) -> Error {
+    match cause {
+        diesel::result::Error::DeserializationError(_) => Error::Internal(cause.to_string()),
+        _ => Error::StoreUnavailable(cause.to_string()),
     }
 }

@@ -261,10 +261,10 @@ pub fn fork(
         return Ok(None);
     }
     let Some(made) = find(conn, &of.account_id, &of.agent_id, &new.name)? else { return Ok(None) };
-    let place = lineage::back_to(conn, of.place(), new.head)?.ok_or(NotFound)?;
+    let place = lineage::back_to(conn, of.place(), new.head)?;
     let taken_over = (
         session::message_id.eq(place.message),
-        session::anchor_id.eq(lineage::anchor(conn, place.message)?),
+        session::anchor_id.eq(lineage::anchor(conn, place)?),
         session::head.eq(place.head),
         session::given.eq(of.given.min(place.head)),
         session::given_at.eq(of.given_at),
@@ -287,16 +287,17 @@ pub fn truncate(
     head: i64,
     now: i64,
 ) -> QueryResult<Option<SessionRow>> {
-    let place = lineage::back_to(conn, row.place(), head)?.ok_or(NotFound)?;
+    let place = lineage::back_to(conn, row.place(), head)?;
     let cut = (
         session::message_id.eq(place.message),
-        session::anchor_id.eq(lineage::anchor(conn, place.message)?),
+        session::anchor_id.eq(lineage::anchor(conn, place)?),
         session::head.eq(place.head),
         session::given.eq(row.given.min(place.head)),
         session::updated_at.eq(now),
     );
     diesel::update(session::table.find(row.id)).set(cut).execute(conn)?;
     session_summary::cut(conn, row.id, place.head)?;
+    // First, since it may be the place of before.
     if let Some(last) = place.message {
         lineage::retain(conn, last)?;
     }
@@ -347,7 +348,7 @@ macro_rules! last_anchor {
 }
 
 /// Stores a turn behind the others of its session, and answers where it is then. `None` if the session is not where it
-/// was found, if it has turns already: then nothing was written.
+/// was found, if it has turns already: then nothing was written. One without turns has to be there.
 pub fn append_turn(
     conn: &mut SqliteConnection,
     own: Found,
@@ -358,21 +359,25 @@ pub fn append_turn(
     const MOVE: &str = concat!(
         "UPDATE session SET message_id = last_insert_rowid(), anchor_id = ",
         last_anchor!(),
-        ", head = ?, updated_at = ? WHERE id = ?"
+        ", head = ?, updated_at = ? WHERE id = ? AND head = ?"
     );
     const OPEN: &str = concat!(
         "UPDATE session SET message_id = last_insert_rowid(), anchor_id = ",
         last_anchor!(),
-        ", head = ?, updated_at = ?, given = ?, given_at = ?, title = COALESCE(title, ?) WHERE id = ?"
+        ", head = ?, updated_at = ?, given = ?, given_at = ?, title = COALESCE(title, ?) WHERE id = ? AND head = ?"
     );
     let Some(last) = store_turn(conn, Some(own), of, new, now)? else { return Ok(None) };
-    match opening(own.head, new) {
+    let moved = match opening(own.head, new) {
         Some(opening) => {
             let (given, title) = (given(opening), MaybeText(opening.title.as_deref()));
-            fixed!(OPEN, [Int(last), Int(now), given, Int(now), title, Int(own.id)]).execute(conn)?
+            let to = [Int(last), Int(now), given, Int(now), title, Int(own.id), Int(own.head)];
+            fixed!(OPEN, to).execute(conn)?
         }
-        None => fixed!(MOVE, [Int(last), Int(now), Int(own.id)]).execute(conn)?,
+        None => fixed!(MOVE, [Int(last), Int(now), Int(own.id), Int(own.head)]).execute(conn)?,
     };
+    if moved == 0 {
+        return Err(NotFound);
+    }
     Ok(Some(Found { id: own.id, head: last }))
 }
 

@@ -78,30 +78,39 @@ fn a_long_session_comes_whole_and_in_order() {
 #[test]
 fn a_damaged_session_fails_alone() {
     let app = App::start();
-    for name in ["a", "b", "c"] {
+    for name in ["a", "b", "c", "d"] {
         app.say("Hello", json!({"session_id": name}));
     }
     let app = app.restart_with(|app| {
         let damage = "UPDATE message SET body = '{\"role\":' WHERE seq = 1 AND id = \
             (SELECT m.previous_id FROM session s JOIN message m ON m.id = s.message_id WHERE s.name = 'b')";
         database::change(app, damage);
+        let loss = "DELETE FROM message WHERE id = \
+            (SELECT m.previous_id FROM session s JOIN message m ON m.id = s.message_id WHERE s.name = 'd')";
+        database::change(app, loss);
     });
-    for path in ["/v2/sessions/b/messages", "/v2/chats/b", "/v2/sessions/b/export"] {
-        let error = app.get(&app.account_key, path).refused(500, "server_error", "internal");
-        assert!(error["message"].as_str().is_some_and(|text| text.contains("request id")), "{error}");
+    for name in ["b", "d"] {
+        for path in ["sessions/_/messages", "chats/_", "sessions/_/export"] {
+            let path = format!("/v2/{}", path.replace('_', name));
+            let error = app.get(&app.account_key, &path).refused(500, "server_error", "internal");
+            assert!(error["message"].as_str().is_some_and(|text| text.contains("request id")), "{error}");
+        }
+        let body = app.saying("Hello", json!({"session_id": name}));
+        app.chat(&body).refused(500, "server_error", "internal");
     }
-    let body = app.saying("Hello", json!({"session_id": "b"}));
-    app.chat(&body).refused(500, "server_error", "internal");
+    let fork = json!({"message_id": "msg_1"});
+    app.post(&app.account_key, "/v2/sessions/d/fork", &fork).refused(500, "server_error", "internal");
     let log = app.log();
     assert!(log.contains("session 2 is damaged") && log.contains("session 2 message 1"), "{log}");
+    assert!(log.contains("message 1 is missing"), "{log}");
     for name in ["a", "c"] {
         app.say("And on", json!({"session_id": name}));
         assert_eq!(lines(&app, &format!("/v2/sessions/{name}/export")).len(), 4);
     }
     let exported = lines(&app, "/v2/sessions/export");
     let damaged: Vec<&Value> = exported.iter().filter(|line| line["damaged"] == true).collect();
-    assert_eq!((exported.len(), damaged.len()), (10, 1));
-    assert_eq!(damaged[0]["session_id"], "b");
+    assert_eq!((exported.len(), damaged.len()), (11, 2));
+    assert_eq!((&damaged[0]["session_id"], &damaged[1]["session_id"]), (&json!("b"), &json!("d")));
     let chats = app.get(&app.account_key, "/v2/chats").ok();
     let shown: Vec<(&Value, usize)> = chats["chats"]
         .as_array()
@@ -109,11 +118,13 @@ fn a_damaged_session_fails_alone() {
         .iter()
         .map(|chat| (&chat["id"], chat["messages"].as_array().expect("messages").len()))
         .collect();
-    assert_eq!(shown, [(&json!("c"), 4), (&json!("b"), 0), (&json!("a"), 4)]);
+    assert_eq!(shown, [(&json!("d"), 0), (&json!("c"), 4), (&json!("b"), 0), (&json!("a"), 4)]);
     assert_eq!(app.balance().held, 0);
     // It can still be mended by its owner, or deleted.
     let after = json!({"after": null});
-    app.post(&app.account_key, "/v2/sessions/b/truncate", &after).is(200);
-    app.say("Hello", json!({"session_id": "b"}));
+    for name in ["b", "d"] {
+        app.post(&app.account_key, &format!("/v2/sessions/{name}/truncate"), &after).is(200);
+        app.say("Hello", json!({"session_id": name}));
+    }
     app.finish();
 }

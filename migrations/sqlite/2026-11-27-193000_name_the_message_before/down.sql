@@ -4,7 +4,8 @@ CREATE TABLE branch (
   base BIGINT NOT NULL DEFAULT 0,                  -- how many messages before its own are the parent's
   CHECK ((parent_id IS NULL) = (base = 0))
 );
--- A branch begins with each message but the oldest of those that follow the same one, and is called by its row.
+-- A branch begins with each message but the oldest of those that follow the same one, and is called by its row. What no way
+-- leads to from a first message, which only damage can do, is left out.
 CREATE INDEX message_previous ON message (previous_id, id);
 CREATE TEMP TABLE branch_of AS WITH RECURSIVE way (id, branch_id) AS (
   SELECT id, id FROM message WHERE previous_id IS NULL

@@ -14,10 +14,9 @@ CREATE TABLE message_new (
   hold_id TEXT,
   status TEXT CHECK (status IS NULL OR status = 'complete' OR status = 'incomplete'),
   metadata TEXT,                                   -- the client's own notes on the turn, a JSON object
-  CHECK ((previous_id IS NULL) = (seq = 1)),
   CHECK ((completion_id IS NULL) = (hold_id IS NULL) AND (completion_id IS NULL) = (status IS NULL))
 );
--- The first message of a branch follows that of the parent where the branch begins.
+-- The first message of a branch follows that of the parent where the branch begins. What is damaged stays so: `verify` tells.
 INSERT INTO message_new (id, previous_id, seq, turn_seq, body, created_at, chain, completion_id, hold_id, status, metadata)
   SELECT m.rowid, coalesce(
     (SELECT p.rowid FROM message p WHERE p.branch_id = m.branch_id AND p.seq = m.seq - 1),

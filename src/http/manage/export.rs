@@ -33,7 +33,7 @@ pub async fn one(
     store: web::Data<Store>,
 ) -> Answer {
     let row = find(&reader, &id, &query, &store).await?;
-    let cursor = Cursor::of(row);
+    let cursor = Cursor::of(&row);
     respond(Export { store: store.get_ref().clone(), money: reader.sees_money(), cursor }).await
 }
 

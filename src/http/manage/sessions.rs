@@ -1,6 +1,7 @@
 //! `/v2/sessions` and `/v2/chats`: conversations as their owner sees them.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use diesel::result::Error::DeserializationError;
 use serde_json::{Map, Value, json};
 
 use crate::agents::Agents;
@@ -313,13 +314,13 @@ pub async fn messages(
         Some(id) => message_seq(id)
             .ok_or_else(|| Invalid::value("before", "expected the id of a message, such as msg_12"))?,
     };
-    let row = find(&reader, &id, &query, &store).await?;
-    let rowid = row.id;
+    let rowid = find(&reader, &id, &query, &store).await?.id;
     let read = move |conn: &mut _| {
+        let Some(row) = store::session::by_id(conn, rowid)? else { return Ok(None) };
         let summary = store::session_summary::find(conn, rowid)?;
-        Ok((store::message::messages(conn, &row, before, limit + 1, ANSWER_BYTES)?, summary))
+        Ok(Some((store::message::messages(conn, &row, before, limit + 1, ANSWER_BYTES)?, summary)))
     };
-    let ((mut rows, cut), summary) = store.read(read).await?;
+    let ((mut rows, cut), summary) = store.read(read).await?.ok_or(Error::SessionNotFound)?;
     let beyond = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if beyond {
         rows.remove(0);
@@ -349,10 +350,20 @@ pub async fn list_chats(reader: SessionReader, query: Query, store: web::Data<St
         .read(move |conn| {
             let mut chats = Vec::with_capacity(rows.len());
             let mut left = ANSWER_BYTES;
-            for row in &rows {
-                let (mut messages, mut cut) = match left {
-                    0 => (Vec::new(), row.head > 0),
-                    _ => store::message::messages(conn, row, i64::MAX, CHAT_MESSAGES_LISTED, left)?,
+            for listed in &rows {
+                let Some(row) = store::session::by_id(conn, listed.id)? else { continue };
+                let read = match left {
+                    0 => Ok((Vec::new(), row.head > 0)),
+                    _ => store::message::messages(conn, &row, i64::MAX, CHAT_MESSAGES_LISTED, left),
+                };
+                let (mut messages, mut cut) = match read {
+                    // The others can be read all the same.
+                    Err(DeserializationError(cause)) => {
+                        tracing::error!(session = row.id, %cause, "a stored session is damaged");
+                        chats.push(Chat::damaged(&row));
+                        continue;
+                    }
+                    read => read?,
                 };
                 let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
                 if bytes > left && !chats.is_empty() {
@@ -361,10 +372,9 @@ pub async fn list_chats(reader: SessionReader, query: Query, store: web::Data<St
                 }
                 // Whoever comes after one that is cut is left out, so that it is the newest that is there.
                 left = if cut { 0 } else { left.saturating_sub(bytes) };
-                chats.push(Chat::new(row, &messages, cut).unwrap_or_else(|cause| {
-                    // The others can be read all the same.
+                chats.push(Chat::new(&row, &messages, cut).unwrap_or_else(|cause| {
                     tracing::error!(session = row.id, %cause, "a stored session is damaged");
-                    Chat::damaged(row)
+                    Chat::damaged(&row)
                 }));
             }
             let total = store::account::find(conn, owner.as_str())?.map(|row| row.session_count);
@@ -381,11 +391,13 @@ pub async fn show_chat(
     query: Query,
     store: web::Data<Store>,
 ) -> Answer {
-    let row = find(&reader, &id, &query, &store).await?;
-    let read = row.clone();
-    let read =
-        move |conn: &mut _| store::message::messages(conn, &read, i64::MAX, CHAT_MESSAGES, ANSWER_BYTES);
-    let (messages, cut) = store.read(read).await?;
+    let rowid = find(&reader, &id, &query, &store).await?.id;
+    let read = move |conn: &mut _| {
+        let Some(row) = store::session::by_id(conn, rowid)? else { return Ok(None) };
+        let (messages, cut) = store::message::messages(conn, &row, i64::MAX, CHAT_MESSAGES, ANSWER_BYTES)?;
+        Ok(Some((row, messages, cut)))
+    };
+    let (row, messages, cut) = store.read(read).await?.ok_or(Error::SessionNotFound)?;
     let chat = Chat::new(&row, &messages, cut).map_err(|cause| damaged(row.id, &cause))?;
     Ok(HttpResponse::Ok().json(chat))
 }

@@ -133,7 +133,7 @@ where
         let (outcome, rollback) = match outcome {
             Ok(value) => (Ok(value), None),
             Err(WriteError::Refused(error)) => (Err(error), None),
-            Err(WriteError::Query(cause)) => (Err(Error::StoreUnavailable(cause.to_string())), Some(cause)),
+            Err(WriteError::Query(cause)) => (Err(crate::store::failed(&cause)), Some(cause)),
         };
         self.outcome = Some(outcome);
         rollback.map_or(Ok(Ran::Whole), Err)
