@@ -27,7 +27,7 @@ use switchboard::session::prompt::Prompt;
 use switchboard::store::account::{self, AccountRow};
 use switchboard::store::hold::{self, Candidate, Closed, Memory, NewHold, Settlement};
 use switchboard::store::ledger_entry::{self, NewEntry};
-use switchboard::store::session::StoredTurn;
+use switchboard::store::turn::StoredTurn;
 use switchboard::store::writer::WriteError;
 use switchboard::store::{agent, connection, price, verify};
 use switchboard::wire::openai::chat::ChatRequest;

@@ -14,7 +14,7 @@ use switchboard::id::{CompletionId, HoldId, RequestId};
 use switchboard::store::account::{self, AccountRow};
 use switchboard::store::hold::{Candidate, NewHold, Settlement};
 use switchboard::store::ledger_entry::{self, NewEntry};
-use switchboard::store::session::StoredTurn;
+use switchboard::store::turn::StoredTurn;
 use switchboard::store::writer::WriteError;
 use switchboard::store::{agent, connection, price, verify};
 

@@ -18,8 +18,9 @@ use switchboard::conversation::message::Message;
 use switchboard::conversation::opening::Opening;
 use switchboard::conversation::turn::Completeness;
 use switchboard::json::Raw;
-use switchboard::store::session::{Change, Fork, Of, StoredTurn};
+use switchboard::store::session::{Change, Fork};
 use switchboard::store::session_list::{Filter, list};
+use switchboard::store::turn::{self, Of, StoredTurn};
 use switchboard::store::{connection, session, verify};
 
 use fill::{ACCOUNT, AGENT};
@@ -108,8 +109,8 @@ impl Bench {
             opening,
         };
         let of = Of { account: ACCOUNT, agent: AGENT, session: named, completion: &completion, hold: "hold" };
-        let own = session::standing(&mut self.conn, of)?.context("the session")?;
-        session::append_turn(&mut self.conn, own, of, &turn, 1)?;
+        let own = turn::standing(&mut self.conn, of)?.context("the session")?;
+        turn::append_turn(&mut self.conn, own, of, &turn, 1)?;
         Ok(())
     }
 

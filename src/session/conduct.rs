@@ -26,7 +26,7 @@ use crate::session::summary;
 use crate::session::turns::Entered;
 use crate::session::{LocalRooms, Running, SessionKey, TurnEvent};
 use crate::store::hold::{self, NewHold};
-use crate::store::session::Found;
+use crate::store::turn::Found;
 
 /// A session's stored state, as its actor holds it between turns.
 #[derive(Default)]

@@ -29,7 +29,7 @@ use crate::session::replay::Kept;
 use crate::session::turns::Entered;
 use crate::session::{Ended, TurnEvent};
 use crate::store::hold::Settlement;
-use crate::store::session::{Found, StoredTurn};
+use crate::store::turn::{Found, StoredTurn};
 
 /// How often a long call writes down how far it has come.
 const CHECKPOINT: Duration = Duration::from_secs(2);

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::conversation::turn::Completeness;
     use crate::store::connection::{database_file, open_writer};
-    use crate::store::session::{Of, StoredTurn};
+    use crate::store::turn::{self, Of, StoredTurn};
 
     /// A session of an account, of 400 messages that say whose they are. A page has room for less than half of them.
     fn make(conn: &mut SqliteConnection, account: &str, name: &str) -> SessionRow {
@@ -117,7 +117,7 @@ mod tests {
             metadata: None,
             opening: None,
         };
-        session::begin_with(conn, of, false, 1, &turn, 1).expect("a session");
+        turn::begin_with(conn, of, false, 1, &turn, 1).expect("a session");
         session::find(conn, account, "g", name).expect("a read").expect("a session")
     }
 

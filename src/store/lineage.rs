@@ -154,7 +154,7 @@ pub fn known(conn: &mut SqliteConnection, len: usize, chain: &Chain) -> QueryRes
     same.select(max(message::id)).get_result(conn)
 }
 
-/// A message is missing: what is stored is damaged.
+/// A message is missing: what is stored is damaged. Which session has it, the caller knows.
 fn missing(at: Place) -> Error {
     Error::DeserializationError(format!("message {} is missing", at.head).into())
 }
@@ -226,10 +226,7 @@ pub fn newest(
 ) -> QueryResult<(Vec<Line>, bool)> {
     let (mut lines, mut bytes, mut cut) = (Vec::new(), 0_usize, false);
     let from = back_to(conn, place, high)?;
-    each_back(conn, from, |line| {
-        if line.seq <= low {
-            return false;
-        }
+    each_back(conn, from, low, |line| {
         bytes = bytes.saturating_add(line.body.len());
         cut = bytes > most_bytes && !lines.is_empty();
         if !cut {
@@ -241,17 +238,18 @@ pub fn newest(
     Ok((lines, cut))
 }
 
-/// Hands on the messages of a conversation, the last one first, as long as more of them are `wanted`.
+/// Hands on the messages of a conversation after number `low`, the last one first, as long as more of them are `wanted`.
 pub fn each_back(
     conn: &mut SqliteConnection,
     place: Place,
+    low: i64,
     mut wanted: impl FnMut(Line) -> bool,
 ) -> QueryResult<()> {
     const LINE: &str =
         "SELECT previous_id, turn_seq, body, created_at, chain FROM message WHERE id = ? AND seq = ?";
     type Columns = (Nullable<BigInt>, BigInt, TextType, BigInt, Nullable<Binary>);
     let mut at = place;
-    while at.head > 0 {
+    while at.head > low {
         let asked = fixed!(LINE, [MaybeInt(at.message), Int(at.head)]).returning::<Columns>();
         type Found = (Option<i64>, i64, String, i64, Option<Vec<u8>>);
         let found: Option<Found> = asked.get_result(conn).optional()?;

@@ -1,6 +1,7 @@
 //! Queries on what was said in a session, with what its turns came to.
 
 use diesel::prelude::*;
+use diesel::result::Error;
 
 use crate::conversation::opening::normal;
 use crate::json::Raw;
@@ -49,7 +50,7 @@ pub struct AnswerRow {
 /// Bodies of all messages in order, each with a number that is the same for those of one turn: what a session's
 /// actor starts from.
 pub fn bodies(conn: &mut SqliteConnection, row: &SessionRow) -> QueryResult<Vec<(i64, String)>> {
-    let lines = lineage::lines(conn, row.place(), (0, row.head), usize::MAX)?;
+    let lines = lineage::lines(conn, row.place(), (0, row.head), usize::MAX).map_err(of(row))?;
     // What was given came with the first turn, whoever said it before.
     let first = lines.iter().find(|line| line.seq > row.given).map_or(row.given, |line| line.turn_seq);
     let one = |line: Line| {
@@ -70,7 +71,7 @@ pub fn messages(
 ) -> QueryResult<(Vec<MessageRow>, bool)> {
     let high = row.head.min(before.saturating_sub(1));
     let range = (high.saturating_sub(limit).max(0), high);
-    let (lines, cut) = lineage::newest(conn, row.place(), range, most_bytes)?;
+    let (lines, cut) = lineage::newest(conn, row.place(), range, most_bytes).map_err(of(row))?;
     Ok((with_answers(conn, row, lines)?, cut))
 }
 
@@ -83,7 +84,7 @@ pub fn messages_after(
     most_bytes: usize,
 ) -> QueryResult<Vec<MessageRow>> {
     let range = (after, row.head.min(after.saturating_add(limit)));
-    let lines = lineage::lines(conn, row.place(), range, most_bytes)?;
+    let lines = lineage::lines(conn, row.place(), range, most_bytes).map_err(of(row))?;
     with_answers(conn, row, lines)
 }
 
@@ -138,6 +139,17 @@ fn answers_of(conn: &mut SqliteConnection, rows: &[i64]) -> QueryResult<Vec<Answ
         }
     }
     Ok(answers)
+}
+
+/// Says which session is damaged.
+fn of(row: &SessionRow) -> impl FnOnce(Error) -> Error {
+    let id = row.id;
+    move |cause| match cause {
+        Error::DeserializationError(cause) => {
+            Error::DeserializationError(format!("session {id} is damaged: {cause}").into())
+        }
+        cause => cause,
+    }
 }
 
 /// A message as this session has it: what was given may have been stored by another one, in its words.

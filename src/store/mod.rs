@@ -23,6 +23,7 @@ pub mod schema;
 pub mod session;
 pub mod session_list;
 pub mod session_summary;
+pub mod turn;
 pub mod usage_record;
 pub mod verify;
 pub mod webhook;

@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use crate::store::fixed::Value::{Int, Text};
 use crate::store::fixed::fixed;
 use crate::store::schema::{session_summary, usage_record};
-use crate::store::session::Of;
+use crate::store::turn::Of;
 
 /// A summary on its way into the database.
 #[derive(Clone, Debug)]

@@ -102,7 +102,7 @@ fn a_damaged_session_fails_alone() {
     app.post(&app.account_key, "/v2/sessions/d/fork", &fork).refused(500, "server_error", "internal");
     let log = app.log();
     assert!(log.contains("session 2 is damaged") && log.contains("session 2 message 1"), "{log}");
-    assert!(log.contains("message 1 is missing"), "{log}");
+    assert!(log.contains("session 4 is damaged: message 1 is missing"), "{log}");
     for name in ["a", "c"] {
         app.say("And on", json!({"session_id": name}));
         assert_eq!(lines(&app, &format!("/v2/sessions/{name}/export")).len(), 4);

@@ -12,7 +12,8 @@ use switchboard::conversation::turn::Completeness;
 use switchboard::json::Raw;
 use switchboard::retention::BATCH;
 use switchboard::store::account::AccountRow;
-use switchboard::store::session::{Change, Fork, Of, SessionRow, StoredTurn};
+use switchboard::store::session::{Change, Fork, SessionRow};
+use switchboard::store::turn::{self, Of, StoredTurn};
 use switchboard::store::{account, agent, connection, session, session_list, verify};
 use tempfile::TempDir;
 
@@ -130,8 +131,8 @@ impl World {
             session::ensure(conn, &key.0, &key.1, &key.2, unnamed, now).expect("a session");
             let of =
                 Of { account: &key.0, agent: &key.1, session: &key.2, completion: &completion, hold: "h" };
-            let own = session::standing(conn, of)?.expect("the session");
-            session::append_turn(conn, own, of, &turn, now)
+            let own = turn::standing(conn, of)?.expect("the session");
+            turn::append_turn(conn, own, of, &turn, now)
         });
         done.expect("a turn");
         let own = self.sessions.entry(key.clone()).or_insert(Session { messages: Vec::new(), used: now });

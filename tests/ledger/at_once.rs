@@ -15,8 +15,8 @@ use switchboard::error::Error;
 use switchboard::json::Raw;
 use switchboard::store::hold::{self, Candidate, Closed, Granted, Memory, NewHold, Served, Settlement};
 use switchboard::store::request_key::Idempotency;
-use switchboard::store::session::{Found, StoredTurn};
 use switchboard::store::session_summary::NewSummary;
+use switchboard::store::turn::{Found, StoredTurn};
 use switchboard::store::writer::WriteError;
 
 use crate::compare;

@@ -8,7 +8,7 @@ use switchboard::conversation::turn::Completeness;
 use switchboard::error::Error;
 use switchboard::store::hold::{Candidate, NewHold, Served, Settlement};
 use switchboard::store::request_key::Idempotency;
-use switchboard::store::session::StoredTurn;
+use switchboard::store::turn::StoredTurn;
 use switchboard::store::writer::WriteError;
 
 use crate::moves::{Again, HOLD_LIFE, Price, Refusal, Reserve, Settle, Turn};

@@ -9,7 +9,8 @@ use crate::store::account as accounts;
 use crate::store::hold::reserve::{Fit, Stage, insert, tell_refusal, unpayable, weigh};
 use crate::store::hold::settle::{Case, book, named};
 use crate::store::hold::{Closed, Granted, Memory, NewHold, Settlement};
-use crate::store::session::{self, Found};
+use crate::store::session;
+use crate::store::turn::{self, Found};
 use crate::store::writer::WriteError;
 use crate::store::{key_budget, price, request_key, session_summary};
 
@@ -98,15 +99,15 @@ fn store_turn(
     let of = new.whose();
     let name = (new.session.as_str(), new.session_by_server);
     let place = match (there, &settlement.turn) {
-        (Some(own), Some(turn)) => match session::append_wherever(conn, Some(own), of, turn, now)? {
+        (Some(own), Some(turn)) => match turn::append_wherever(conn, Some(own), of, turn, now)? {
             Some(place) => Some(place),
             None => {
                 accounts::count(conn, of.account, 0, 1)?;
-                Some(session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?)
+                Some(turn::begin_with(conn, of, new.session_by_server, new.now, turn, now)?)
             }
         },
         (Some(_), None) => None,
-        (None, Some(turn)) => Some(session::begin_with(conn, of, new.session_by_server, new.now, turn, now)?),
+        (None, Some(turn)) => Some(turn::begin_with(conn, of, new.session_by_server, new.now, turn, now)?),
         (None, None) => {
             session::begin(conn, (of.account, of.agent), name, new.now)?;
             None

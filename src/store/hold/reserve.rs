@@ -15,7 +15,8 @@ use crate::store::fixed::fixed;
 use crate::store::hold::memory::{Memory, Payer};
 use crate::store::hold::{Charge, Served};
 use crate::store::request_key::Idempotency;
-use crate::store::session::{self, Found, Of};
+use crate::store::session;
+use crate::store::turn::{self, Found, Of};
 use crate::store::writer::WriteError;
 use crate::store::{account as accounts, key_budget, request_key, webhook};
 
@@ -198,7 +199,7 @@ pub(super) fn weigh<'a>(
     {
         let session = match new.place() {
             Some(place) => Some(place),
-            None => session::standing(conn, new.whose())?,
+            None => turn::standing(conn, new.whose())?,
         };
         return Ok(Fit { granted, pinned, before, remembered: true, session });
     }
@@ -268,7 +269,7 @@ pub fn reserve(
     let Fit { granted, pinned, before, remembered, session } = weigh(conn, memory, new)?;
     let there = match session {
         Some(place) if remembered => {
-            session::is_at(conn, place)? || session::standing(conn, new.whose())?.is_some()
+            turn::is_at(conn, place)? || turn::standing(conn, new.whose())?.is_some()
         }
         session => session.is_some(),
     };

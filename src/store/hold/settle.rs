@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::store::account::{self as accounts, Standing};
 use crate::store::hold::{Charge, Granted, HoldRow, Memory, NewHold, Served, close, find};
 use crate::store::ledger_entry::{self, NewEntry};
-use crate::store::session::{self, Found, StoredTurn};
 use crate::store::session_summary::NewSummary;
+use crate::store::turn::{self, Found, Of, StoredTurn};
 use crate::store::usage_record;
 use crate::store::writer::WriteError;
 use crate::store::{key_budget, price, request_key, session_summary};
@@ -58,7 +58,7 @@ pub struct Closed {
 /// A hold that is being charged: the columns that tell what for.
 #[derive(Clone, Copy)]
 pub(super) struct Case<'a> {
-    of: session::Of<'a>,
+    of: Of<'a>,
     key: &'a str,
     request: &'a str,
     step: i32,
@@ -107,7 +107,7 @@ pub fn settle(
     let served = settlement.served.clone().or(row.served());
     let of_price = served.as_ref().map_or(row.price_id.as_str(), |served| served.price.as_str());
     let case = Case {
-        of: session::Of {
+        of: Of {
             account: &row.account_id,
             agent: &row.agent_id,
             session: &row.session_id,
@@ -190,7 +190,7 @@ fn charge(
     }
     let mut closed = book(conn, case, &charge, (&mut after, now))?;
     if let Some(turn) = turn {
-        closed.place = session::append_wherever(conn, place, of, turn, now)?;
+        closed.place = turn::append_wherever(conn, place, of, turn, now)?;
     }
     if let Some(summary) = &settlement.summary {
         session_summary::keep(conn, of, summary, now)?;

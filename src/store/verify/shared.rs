@@ -42,7 +42,7 @@ fn is_right(
     owners: &mut Option<HashMap<i64, Chain>>,
 ) -> QueryResult<bool> {
     let (mut since, mut before): (Vec<Line>, _) = (Vec::new(), None);
-    let read = lineage::each_back(conn, place, |line| {
+    let read = lineage::each_back(conn, place, 0, |line| {
         let begun = !since.is_empty() && line.chain.is_some();
         if begun {
             before = line.chain.as_deref().and_then(Chain::stored);
