@@ -271,21 +271,23 @@ pub fn retain(conn: &mut SqliteConnection, id: i64) -> QueryResult<()> {
 
 /// One less refers to a message: deletes it, and those before it, as far as nobody has them any more.
 pub fn release(conn: &mut SqliteConnection, id: i64) -> QueryResult<()> {
-    const DELETE: &str = "DELETE FROM message WHERE id = ? AND reference_count = 1 RETURNING previous_id";
-    const RELEASE: &str =
-        "UPDATE message SET reference_count = reference_count - 1 WHERE id = ? AND reference_count > 1";
+    const ASK: &str = "SELECT previous_id, reference_count FROM message WHERE id = ?";
+    const RELEASE: &str = "UPDATE message SET reference_count = reference_count - 1 WHERE id = ?";
+    const DELETE: &str = "DELETE FROM message WHERE id = ?";
     let mut next = Some(id);
     while let Some(own) = next {
-        let deleted = fixed!(DELETE, [Int(own)]).returning::<Nullable<BigInt>>();
-        next = match deleted.get_result::<Option<i64>>(conn).optional()? {
-            Some(previous) => previous,
-            None => {
-                if fixed!(RELEASE, [Int(own)]).execute(conn)? == 0 {
-                    tracing::error!(
-                        message = own,
-                        "a message to which somebody referred is missing, or counts nobody"
-                    );
-                }
+        let asked = fixed!(ASK, [Int(own)]).returning::<(Nullable<BigInt>, BigInt)>();
+        next = match asked.get_result::<(Option<i64>, i64)>(conn).optional()? {
+            Some((previous, 1)) => {
+                fixed!(DELETE, [Int(own)]).execute(conn)?;
+                previous
+            }
+            Some((_, 2..)) => {
+                fixed!(RELEASE, [Int(own)]).execute(conn)?;
+                None
+            }
+            _ => {
+                tracing::error!(message = own, "a message that somebody has is missing, or counts nobody");
                 None
             }
         };
