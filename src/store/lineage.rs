@@ -60,8 +60,7 @@ pub struct Note<'a> {
     pub metadata: Option<&'a str>,
 }
 
-/// How many messages there are from one anchor to the next. It is part of what is stored: the migration has it, and the check
-/// of [`verify`](crate::store::verify).
+/// How many messages there are from one anchor to the next. It is part of what is stored: the migration has it, too.
 macro_rules! stride {
     () => {
         64
@@ -71,10 +70,11 @@ const STRIDE: i64 = stride!();
 
 /// The anchor of what follows a message of which row, number and anchor are given.
 macro_rules! anchor_after {
-    ($id:literal, $seq:literal) => {
-        concat!("iif(", $seq, " % ", stride!(), " = 0, ", $id, ", anchor_id)")
+    ($id:literal, $seq:literal, $anchor:literal) => {
+        concat!("iif(", $seq, " % ", $crate::store::lineage::stride!(), " = 0, ", $id, ", ", $anchor, ")")
     };
 }
+pub(crate) use {anchor_after, stride};
 
 /// What a row is made of beside its place.
 macro_rules! own_columns {
@@ -99,21 +99,21 @@ pub fn append<'a>(
         "INSERT INTO message (previous_id, anchor_id, ",
         own_columns!(),
         ") SELECT message_id, ",
-        anchor_after!("message_id", "head"),
+        anchor_after!("message_id", "head", "anchor_id"),
         ", ?, ?, ?, ?, ?, ?, ?, ?, ? FROM session WHERE id = ? AND head = ?"
     );
     const OF_MESSAGE: &str = concat!(
         "INSERT INTO message (",
         own_columns!(),
         ", previous_id, anchor_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT ",
-        anchor_after!("id", "seq"),
+        anchor_after!("id", "seq", "anchor_id"),
         " FROM message WHERE id = ?))"
     );
     const NEXT: &str = concat!(
         "INSERT INTO message (",
         own_columns!(),
         ", previous_id, anchor_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), (SELECT ",
-        anchor_after!("id", "seq"),
+        anchor_after!("id", "seq", "anchor_id"),
         " FROM message WHERE id = last_insert_rowid()))"
     );
     let last = head + i64::try_from(bodies.len()).unwrap_or(i64::MAX);

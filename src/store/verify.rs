@@ -12,6 +12,7 @@ use diesel::sql_types::Text;
 
 use crate::store::connection;
 use crate::store::ledger_entry::EntryRow;
+use crate::store::lineage::anchor_after;
 use crate::store::schema::ledger_entry;
 
 /// The most offending rows that a check names.
@@ -69,9 +70,12 @@ const INVARIANTS: [(&str, &str); 14] = [
     ),
     (
         "S1 each message follows the one before it",
-        "SELECT m.id AS row FROM message m LEFT JOIN message p ON p.id = m.previous_id
-         WHERE m.seq <> COALESCE(p.seq, 0) + 1 OR (p.id IS NULL) <> (m.previous_id IS NULL)
-         OR m.anchor_id IS NOT iif(p.seq % 64 = 0, p.id, p.anchor_id)",
+        concat!(
+            "SELECT m.id AS row FROM message m LEFT JOIN message p ON p.id = m.previous_id
+             WHERE m.seq <> COALESCE(p.seq, 0) + 1 OR (p.id IS NULL) <> (m.previous_id IS NULL)
+             OR m.anchor_id IS NOT ",
+            anchor_after!("p.id", "p.seq", "p.anchor_id")
+        ),
     ),
     (
         "S2 counts of agents and sessions agree",

@@ -65,12 +65,10 @@ fn is_right(
         }
         _ => None,
     };
-    let digest = begin.map(|begin| {
-        let bodies = since.iter().rev().map(|line| normal(&Raw::trusted(line.body.clone())));
-        bodies.fold(begin, |chain, body| chain.and(&body))
-    });
-    let stored = since.first().and_then(|line| line.chain.as_deref());
-    Ok(digest.as_ref().map(Chain::bytes) == stored)
+    let stored = since.first().and_then(|line| Chain::stored(line.chain.as_deref()?));
+    let and = |chain: Chain, line: Line| chain.and(&normal(&Raw::trusted(line.body)));
+    let digest = begin.map(|begin| since.into_iter().rev().fold(begin, and));
+    Ok(digest.is_some() && digest == stored)
 }
 
 /// What the digests begin with, by the row of each conversation's first message: its account and agent. Nothing is shared
